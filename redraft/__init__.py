@@ -1,0 +1,1 @@
+"""redraft: fast, exact rollouts for LLM reinforcement learning."""
