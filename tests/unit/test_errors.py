@@ -1,0 +1,23 @@
+"""One set of exceptions, one table of gRPC status codes."""
+
+from __future__ import annotations
+
+import grpc
+
+from redraft import errors
+
+
+def test_every_error_stands_for_a_grpc_status_code() -> None:
+    assert errors.BY_CODE
+    for code, cls in errors.BY_CODE.items():
+        assert cls.code == code
+        assert code in grpc.StatusCode.__members__
+
+
+def test_every_public_error_is_in_the_table() -> None:
+    classes = {
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.RedraftError) and value is not errors.RedraftError
+    }
+    assert classes == set(errors.BY_CODE.values())
