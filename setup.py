@@ -80,7 +80,10 @@ class CMakeBuild(build_ext):
 setup(
     packages=find_packages(),
     package_dir=PACKAGE_DIR,
-    package_data={"redraft": ["py.typed", "*.pyi", "v1/*.pyi"], "redraft.recipe": ["**/*.yaml", "**/*.jinja", "**/*.txt"]},
+    package_data={
+        "redraft": ["py.typed", "*.pyi", "v1/*.pyi"],
+        "redraft.recipe": ["**/*.yaml", "**/*.jinja", "**/*.txt"],
+    },
     ext_modules=[Extension("redraft._core", sources=[])],
     cmdclass={"build_py": BuildPy, "build_ext": CMakeBuild},
 )

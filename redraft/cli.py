@@ -18,7 +18,10 @@ COMMANDS = {
     "stats": ("redraft.client.commands:stats", "Show what a draft server holds and how its drafts fare."),
     "history": ("redraft.server.commands:history", "Import and export the history of rollouts."),
     "bench": ("redraft.benchmarks.commands:bench", "Run a benchmark."),
-    "demo": ("redraft.recipe.demo.commands:demo", "Train a small model with GRPO and watch acceptance climb."),
+    "demo": (
+        "redraft.recipe.demo.commands:demo",
+        "Train a small model with GRPO and watch acceptance climb.",
+    ),
     "doctor": ("redraft.recipe.doctor:doctor", "Check this machine and say what to fix."),
 }
 

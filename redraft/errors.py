@@ -32,7 +32,7 @@ class AlreadyExists(RedraftError):
 
 
 class FailedPrecondition(RedraftError):
-    """The request is well formed, but the system is not in the state that it needs (wrong vocabulary, version)."""
+    """The request is well formed, but the system is in the wrong state for it (other vocabulary, version)."""
 
     code = "FAILED_PRECONDITION"
 

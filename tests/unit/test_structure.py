@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "benchmarks": {"redraft", "server", "client"},
     "recipe": {"redraft", "server", "client", "benchmarks"},
 }
+TEXT_SUFFIXES = {".py", ".md", ".toml", ".cc", ".h", ".yaml", ".txt", ".sh", ".proto"}
 HEAVY = {"torch", "vllm", "verl", "ray", "transformers", "tensordict", "transfer_queue", "hydra", "omegaconf"}
 
 
@@ -99,6 +100,6 @@ def test_the_project_speaks_of_itself_alone() -> None:
     machine_paths = ["/" + name + "/" for name in ("root", "work", "home")]
     for name in tracked.stdout.splitlines():
         path = ROOT / name
-        if path.is_file() and path.suffix in {".py", ".md", ".toml", ".cc", ".h", ".yaml", ".txt", ".sh", ".proto"}:
+        if path.is_file() and path.suffix in TEXT_SUFFIXES:
             text = path.read_text()
             assert not [p for p in machine_paths if p in text], name
