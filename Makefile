@@ -40,7 +40,7 @@ fix: $(VENV)/.dependencies
 
 ## develop: install in editable mode instead of from the wheel
 develop: $(VENV)/.dependencies
-	$(PIP) --no-deps --no-build-isolation --editable .
+	$(PIP) --no-deps --editable .
 
 $(VENV)/.dependencies: requirements/torch.txt requirements/cpu.txt requirements/dev.txt
 	$(PYTHON) -m venv $(VENV)
