@@ -1,0 +1,74 @@
+"""Channels to draft servers, and which failures are worth another try."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import grpc
+
+from redraft.v1 import common_pb2
+from redraft.vocabulary import Vocabulary
+
+MAX_MESSAGE_BYTES = 64 << 20
+"""Largest message in either direction, in bytes."""
+
+RETRYABLE = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,  # the server stopped while the call was running
+        grpc.StatusCode.RESOURCE_EXHAUSTED,  # a full disk may be mended, a busy server may calm down
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
+"""Codes that another try may mend; all calls of the protocol are harmless to repeat."""
+
+_OPTIONS = [
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # A server that comes back is found within a second or two, not after gRPC's default of up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Two clients in one process must not share a connection that one of them found broken.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+def open_channel(address: str) -> grpc.Channel:
+    """Return a channel to "host:port" (or "unix:path"); connecting happens at the first call."""
+    return grpc.insecure_channel(address, options=_OPTIONS)
+
+
+def run_message(run: str, vocabulary: Vocabulary | None) -> Any:
+    """Return the protocol's Run."""
+    message = common_pb2.Run(name=run)
+    if vocabulary is not None:
+        message.vocabulary.size = vocabulary.size
+        message.vocabulary.fingerprint = vocabulary.fingerprint
+    return message
+
+
+class Channels:
+    """One lazily opened channel for each address."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, grpc.Channel] = {}
+
+    def get(self, address: str) -> grpc.Channel:
+        """Return the channel to `address`, opening it at first use. Call it from one thread only."""
+        if address not in self._channels:
+            self._channels[address] = open_channel(address)
+        return self._channels[address]
+
+    def close(self) -> None:
+        """Close all channels; running calls end with CANCELLED."""
+        for channel in self._channels.values():
+            with contextlib.suppress(Exception):
+                channel.close()
+        self._channels.clear()

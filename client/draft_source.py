@@ -1,0 +1,404 @@
+"""Fetches prompts' frozen indexes in the background and shares each among all requests of its group."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+import tenacity
+
+from redraft._core import FrozenIndex
+from redraft.client.channels import RETRYABLE, Channels, run_message
+from redraft.client.rendezvous import check_addresses, choose
+from redraft.errors import DataLoss, InvalidArgument, RedraftError
+from redraft.rollout import prompt_key
+from redraft.v1 import common_pb2, index_pb2, service_pb2_grpc
+from redraft.vocabulary import Vocabulary
+from redraft.wire import tokens_to_bytes
+
+_LOG = logging.getLogger("redraft.client")
+_HEADER = index_pb2.IndexHeader
+
+Int32Array = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class DraftSourceStats:
+    """How fetching went so far. Counts are prompts unless they say otherwise."""
+
+    fetched: int
+    """Indexes received and accepted."""
+    not_modified: int
+    """Answers that the held index is the newest."""
+    no_history: int
+    """Answers that there is nothing for the prompt (yet)."""
+    corrupt: int
+    """Blobs that were refused."""
+    unavailable: int
+    """Fetches that failed since no server answered (they are tried again)."""
+    refused: int
+    """Fetches that the server refused for good."""
+    evicted: int
+    """Indexes dropped to stay within `memory_bytes`."""
+    waiting: int
+    """Prompts waiting for an answer now."""
+    held: int
+    """Indexes held now."""
+    held_bytes: int
+    """Their memory, in bytes."""
+    fetched_bytes: int
+    """Bytes received."""
+    fetch_seconds: float
+    """Time spent in calls that succeeded, in seconds."""
+    last_error: str
+    """Message of the newest failure; empty when there was none."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    token_ids: Int32Array
+    key: bytes
+    index: FrozenIndex | None = None
+    nbytes: int = 0
+    revision: int = 0
+    """Revision held, or the one whose blob was refused; 0 = none."""
+    wanted: bool = False
+    asked: float = float("-inf")
+    attempts: int = field(default=0)
+
+
+class DraftSource:
+    """Holds the frozen indexes of the prompts that are being rolled out.
+
+    `prefetch` queues a fetch; `get` looks into what has arrived and never blocks. Unreachable servers cost one
+    warning and no history drafts; fetching goes on by itself when they return. Safe to call from several threads.
+
+    Args:
+        addresses: servers as host:port; each prompt belongs to one of them.
+        run: the run's name.
+        vocabulary: the tokenizer's; None = unknown.
+        memory_bytes: indexes held at most, in bytes; the least recently used go first.
+        refresh_seconds: a prompt is not asked for again within this time of its last answer.
+        timeout: longest wait for one call, in seconds.
+        batch: most prompts of one call.
+
+    Raises:
+        InvalidArgument: no address or an odd one, an empty run, a number out of range.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        run: str,
+        vocabulary: Vocabulary | None = None,
+        memory_bytes: int = 2 << 30,
+        refresh_seconds: float = 1.0,
+        timeout: float = 30.0,
+        batch: int = 64,
+    ) -> None:
+        self._addresses = check_addresses(addresses)
+        if not run:
+            raise InvalidArgument("run: must not be empty")
+        if memory_bytes <= 0:
+            raise InvalidArgument(f"memory_bytes: must be positive, got {memory_bytes}")
+        if batch <= 0:
+            raise InvalidArgument(f"batch: must be positive, got {batch}")
+        self._run = run_message(run, vocabulary)
+        self._memory_bytes, self._refresh = memory_bytes, refresh_seconds
+        self._timeout, self._batch = timeout, batch
+        self._changed = threading.Condition()
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._queues: dict[str, deque[_Entry]] = {address: deque() for address in self._addresses}
+        self._stop = threading.Event()
+        self._counts = dict.fromkeys(
+            (
+                "fetched",
+                "not_modified",
+                "no_history",
+                "corrupt",
+                "unavailable",
+                "refused",
+                "evicted",
+                "fetched_bytes",
+            ),
+            0,
+        )
+        self._held_bytes = 0
+        self._arrivals = 0
+        self._fetch_seconds = 0.0
+        self._last_error = ""
+        self._said: set[str] = set()
+        self._threads = [
+            threading.Thread(target=self._work, args=(address,), name=f"redraft-fetch-{address}", daemon=True)
+            for address in self._addresses
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def prefetch(self, prompt_token_ids: Sequence[int] | Int32Array) -> None:
+        """Ask for a prompt's index in the background, unless that is under way; returns at once.
+
+        Args:
+            prompt_token_ids: shape (n,), n >= 1.
+        """
+        ids = np.ascontiguousarray(prompt_token_ids, dtype=np.int32)
+        if self._stop.is_set() or not ids.size:
+            return
+        key = prompt_key(ids)
+        with self._changed:
+            entry = self._entries.get(key)
+            if entry is None or not np.array_equal(entry.token_ids, ids):
+                if entry is not None:
+                    self._held_bytes -= entry.nbytes
+                entry = self._entries[key] = _Entry(ids.copy(), key)
+            self._entries.move_to_end(key)
+            if entry.wanted or time.monotonic() - entry.asked < self._refresh:
+                return
+            entry.wanted = True
+            self._queues[choose(self._addresses, key)].append(entry)
+            self._changed.notify_all()
+
+    def get(self, prompt_token_ids: Sequence[int] | Int32Array) -> FrozenIndex | None:
+        """Return the newest index that has arrived for a prompt, or None; never blocks.
+
+        Args:
+            prompt_token_ids: shape (n,); compared token by token on a hit.
+        """
+        ids = np.ascontiguousarray(prompt_token_ids, dtype=np.int32)
+        key = prompt_key(ids)
+        with self._changed:
+            entry = self._entries.get(key)
+            if entry is None or entry.index is None or not np.array_equal(entry.token_ids, ids):
+                return None
+            self._entries.move_to_end(key)
+            return entry.index
+
+    @property
+    def arrivals(self) -> int:
+        """Grows whenever an index arrives or is replaced: while it stands still, `get` has nothing new."""
+        return self._arrivals
+
+    @property
+    def available(self) -> bool:
+        """False while a server does not answer."""
+        return not any(topic.startswith("down ") for topic in self._said)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until no fetch is under way or waiting; False when `timeout` seconds passed before that."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not any(e.wanted for e in self._entries.values()), timeout)
+
+    def stats(self) -> DraftSourceStats:
+        """Return how fetching went so far."""
+        with self._changed:
+            return DraftSourceStats(
+                **self._counts,
+                waiting=sum(entry.wanted for entry in self._entries.values()),
+                held=sum(entry.index is not None for entry in self._entries.values()),
+                held_bytes=self._held_bytes,
+                fetch_seconds=self._fetch_seconds,
+                last_error=self._last_error,
+            )
+
+    def close(self) -> None:
+        """Stop fetching. Indexes handed out stay valid."""
+        self._stop.set()
+        with self._changed:
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(self._timeout)
+
+    # Below: each address's thread.
+
+    def _work(self, address: str) -> None:
+        channels = Channels()
+        queue = self._queues[address]
+        wait = tenacity.wait_random_exponential(multiplier=0.1, max=2.0)
+        while not self._stop.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: queue or self._stop.is_set())
+                batch = [queue.popleft() for _ in range(min(len(queue), self._batch))]
+            try:
+                tenacity.Retrying(
+                    retry=tenacity.retry_if_exception(
+                        lambda e: isinstance(e, grpc.RpcError) and e.code() in RETRYABLE
+                    ),
+                    wait=wait,
+                    stop=tenacity.stop_when_event_set(self._stop),
+                    sleep=tenacity.sleep_using_event(self._stop),
+                    after=lambda state, n=len(batch): self._note_failure(address, n, state),  # type: ignore[misc]
+                    reraise=True,
+                )(self._fetch, channels, address, batch)
+            except grpc.RpcError as error:
+                self._refuse(batch, error)
+            except RedraftError as error:
+                self._note("broken", f"redraft: {error}; no history for these prompts")
+            except Exception as error:  # drafts are optional: never let the thread die
+                self._note("broken", f"redraft: fetching failed in an unexpected way: {error!r}")
+                _LOG.debug("traceback", exc_info=True)
+            finally:
+                self._finish(batch)
+        channels.close()
+
+    def _fetch(self, channels: Channels, address: str, batch: list[_Entry]) -> None:
+        """Fetch the batch; entries answered before a failure are not asked for again by the next try."""
+        open_entries = [entry for entry in batch if entry.wanted]
+        for attempt in range(2):
+            if not open_entries:
+                return
+            open_entries = self._fetch_once(channels, address, open_entries, last=attempt == 1)
+
+    def _fetch_once(
+        self, channels: Channels, address: str, entries: list[_Entry], *, last: bool
+    ) -> list[_Entry]:
+        """Make one call and return the entries whose blob was corrupt and is worth one more."""
+        request = index_pb2.FetchIndexRequest(
+            run=self._run,
+            prompts=[
+                index_pb2.WantedIndex(
+                    prompt=common_pb2.Prompt(token_ids=tokens_to_bytes(entry.token_ids), key=entry.key),
+                    revision=entry.revision,
+                )
+                for entry in entries
+            ],
+        )
+        started = time.monotonic()
+        stub = service_pb2_grpc.DraftServiceStub(channels.get(address))
+        answers = stub.FetchIndex(request, timeout=self._timeout)
+        corrupt: list[_Entry] = []
+        try:
+            for position, header, blob in _assemble(answers, len(entries), self._memory_bytes):
+                entry = entries[position]
+                try:
+                    self._accept(entry, header, blob)
+                except DataLoss as error:
+                    self._note("corrupt", f"redraft: refused a corrupt index: {error}")
+                    with self._changed:
+                        self._counts["corrupt"] += 1
+                        entry.revision = header.revision if last else 0
+                        if last:  # hold nothing rather than ask for the same bytes for ever
+                            self._replace(entry, None, 0)
+                            entry.wanted = False
+                    if not last:
+                        corrupt.append(entry)
+        finally:
+            answers.cancel()
+        with self._changed:
+            self._fetch_seconds += time.monotonic() - started
+            self._said.discard(f"down {address}")
+        return corrupt
+
+    def _accept(
+        self, entry: _Entry, header: index_pb2.IndexHeader, blob: npt.NDArray[np.uint8] | None
+    ) -> None:
+        index = FrozenIndex.from_buffer(blob) if blob is not None else None
+        with self._changed:
+            if index is not None and blob is not None:
+                self._counts["fetched"] += 1
+                self._counts["fetched_bytes"] += blob.nbytes
+                entry.revision = header.revision
+                self._replace(entry, index, index.nbytes)
+                self._evict()
+            elif header.outcome == _HEADER.OUTCOME_NOT_MODIFIED:
+                self._counts["not_modified"] += 1
+            elif header.outcome == _HEADER.OUTCOME_NO_HISTORY:
+                self._counts["no_history"] += 1
+                entry.revision = 0
+                self._replace(entry, None, 0)
+            else:
+                self._counts["refused"] += 1
+                self._last_error = header.message
+            entry.wanted = False
+
+    def _replace(self, entry: _Entry, index: FrozenIndex | None, nbytes: int) -> None:
+        if self._entries.get(entry.key) is not entry:
+            return  # another prompt took its key meanwhile
+        self._held_bytes += nbytes - entry.nbytes
+        entry.index, entry.nbytes = index, nbytes
+        self._arrivals += 1
+
+    def _evict(self) -> None:
+        for key in list(self._entries):
+            if self._held_bytes <= self._memory_bytes:
+                return
+            entry = self._entries[key]
+            if entry.index is not None:
+                self._counts["evicted"] += 1
+                self._held_bytes -= entry.nbytes
+            if not entry.wanted:
+                del self._entries[key]
+            else:
+                entry.index, entry.nbytes, entry.revision = None, 0, 0
+
+    def _finish(self, batch: list[_Entry]) -> None:
+        with self._changed:
+            now = time.monotonic()
+            for entry in batch:
+                entry.wanted = False
+                entry.asked = now
+            self._changed.notify_all()
+
+    def _refuse(self, batch: list[_Entry], error: grpc.RpcError) -> None:
+        if error.code() is grpc.StatusCode.NOT_FOUND:  # nothing was published to this run yet
+            with self._changed:
+                self._counts["no_history"] += len(batch)
+            return
+        with self._changed:
+            self._counts["refused"] += len(batch)
+        self._note(error.code().name, f"redraft: the server refuses to send indexes: {error.details()}")
+
+    def _note_failure(self, address: str, count: int, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if isinstance(error, grpc.RpcError) and error.code() in RETRYABLE:
+            with self._changed:
+                self._counts["unavailable"] += count
+            text = f"{error.code().name}: {error.details()}"
+            self._note(
+                f"down {address}", f"redraft: no history drafts from {address} for now ({text}); trying again"
+            )
+
+    def _note(self, topic: str, message: str) -> None:
+        with self._changed:
+            self._last_error = message
+            if topic in self._said:
+                return
+            self._said.add(topic)
+        _LOG.warning(message)
+
+
+def _assemble(
+    answers: Iterator[index_pb2.FetchIndexResponse], prompts: int, limit: int
+) -> Iterator[tuple[int, index_pb2.IndexHeader, npt.NDArray[np.uint8] | None]]:
+    """Yield (position, header, blob or None) for each prompt, copying every chunk once.
+
+    Raises:
+        DataLoss: the stream is not header, chunks, header, chunks ... as announced.
+    """
+    for message in answers:
+        if message.WhichOneof("part") != "header" or message.position >= prompts:
+            raise DataLoss("FetchIndex: expected the header of a wanted prompt")
+        header = message.header
+        if header.outcome != _HEADER.OUTCOME_SENT:
+            yield message.position, header, None
+            continue
+        if not 0 < header.total_bytes <= limit:
+            raise DataLoss(f"total_bytes: {header.total_bytes} is not in [1, {limit}]")
+        blob = np.empty(header.total_bytes, dtype=np.uint8)
+        filled = 0
+        while filled < blob.size:
+            part = next(answers, None)
+            if part is None or part.WhichOneof("part") != "chunk" or part.position != message.position:
+                raise DataLoss(f"chunk: the index ended after {filled} of {blob.size} bytes")
+            if not part.chunk or filled + len(part.chunk) > blob.size:
+                raise DataLoss("chunk: the index is longer than announced, or a chunk is empty")
+            blob[filled : filled + len(part.chunk)] = np.frombuffer(part.chunk, dtype=np.uint8)
+            filled += len(part.chunk)
+        yield message.position, header, blob

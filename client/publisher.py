@@ -1,0 +1,370 @@
+"""Sends finished responses to the draft servers, off the training thread."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+import tenacity
+
+from redraft.client.channels import RETRYABLE, Channels, run_message
+from redraft.client.rendezvous import check_addresses, choose
+from redraft.errors import InvalidArgument
+from redraft.rollout import Rollout
+from redraft.status import NUMBERS
+from redraft.v1 import common_pb2, publish_pb2, service_pb2_grpc
+from redraft.vocabulary import Vocabulary
+from redraft.wire import check_range, tokens_to_bytes
+
+_LOG = logging.getLogger("redraft.client")
+
+_BATCH_BYTES = 16 << 20
+"""Most token bytes of one call: bounds what is sent again after a failure."""
+_MESSAGE_BYTES = 4 << 20
+"""Token bytes after which a message of the stream is closed."""
+_RETRYABLE_NUMBERS = frozenset(NUMBERS[code.name] for code in RETRYABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherStats:
+    """What became of the responses handed to a Publisher. Counts are responses unless they say otherwise."""
+
+    published: int
+    """Acknowledged as durable."""
+    refused: int
+    """Refused by the server as malformed or of another vocabulary."""
+    dropped: int
+    """Given up: the queue was full, or the publisher was closed first."""
+    pending: int
+    """Waiting or on their way."""
+    pending_bytes: int
+    """Their token bytes."""
+    retries: int
+    """Calls that failed and were tried again."""
+    last_error: str
+    """Message of the newest failure; empty when there was none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    key: bytes
+    prompt: bytes
+    response: bytes
+    epoch: int
+    step: int
+    sample: int
+    validation: bool
+    group_id: str
+    reward: float | None
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.prompt) + len(self.response) + 64
+
+    @property
+    def group(self) -> tuple[bytes, int, int, bool, str]:
+        return (self.key, self.epoch, self.step, self.validation, self.group_id)
+
+
+class Publisher:
+    """Publishes finished responses in the background.
+
+    Each server address has its own thread and queue, so that one dead server does not hold up the others.
+    Responses are sent again until a server acknowledges them as durable; the server stores each once. Safe to
+    call from several threads.
+
+    Args:
+        addresses: servers as host:port; each prompt belongs to one of them.
+        run: the run's name.
+        vocabulary: the tokenizer's; None = unknown, then ids are only checked to be in [0, 2**31).
+        max_pending_bytes: token bytes that may wait; beyond it the oldest waiting responses are dropped and counted.
+        linger: how long to wait for more responses of a group before sending, in seconds.
+        timeout: longest wait for one call, in seconds.
+
+    Raises:
+        InvalidArgument: no address or an odd one, an empty run.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        run: str,
+        vocabulary: Vocabulary | None = None,
+        max_pending_bytes: int = 1 << 30,
+        linger: float = 0.02,
+        timeout: float = 60.0,
+    ) -> None:
+        self._addresses = check_addresses(addresses)
+        if not run:
+            raise InvalidArgument("run: must not be empty")
+        if max_pending_bytes <= 0:
+            raise InvalidArgument(f"max_pending_bytes: must be positive, got {max_pending_bytes}")
+        self._run = run
+        self._vocabulary = vocabulary
+        self._max_pending_bytes = max_pending_bytes
+        self._linger, self._timeout = linger, timeout
+        self._changed = threading.Condition()
+        self._queues: dict[str, deque[_Item]] = {address: deque() for address in self._addresses}
+        self._stop = threading.Event()
+        self._pending = self._pending_bytes = 0
+        self._published = self._refused = self._dropped = self._retries = 0
+        self._last_error = ""
+        self._said: set[str] = set()
+        self._threads = [
+            threading.Thread(
+                target=self._work, args=(address,), name=f"redraft-publish-{address}", daemon=True
+            )
+            for address in self._addresses
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def publish(self, rollouts: Sequence[Rollout]) -> None:
+        """Queue finished responses and return at once; their arrays may be reused afterwards.
+
+        Raises:
+            InvalidArgument: a response is malformed; the message names its field, and none of `rollouts` is queued.
+        """
+        size = self._vocabulary.size if self._vocabulary is not None else 0
+        items = [_check(rollout, f"rollouts[{i}]", size) for i, rollout in enumerate(rollouts)]
+        with self._changed:
+            if self._stop.is_set():
+                self._dropped += len(items)
+                self._say("closed", "redraft: the publisher is closed; responses published now are dropped")
+                return
+            for item in items:
+                queue = self._queues[choose(self._addresses, item.key)]
+                queue.append(item)
+                self._pending += 1
+                self._pending_bytes += item.nbytes
+                while self._pending_bytes > self._max_pending_bytes and queue:
+                    self._drop(queue.popleft())
+            self._changed.notify_all()
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until nothing is pending; False when `timeout` seconds passed before that."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._pending == 0, timeout)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Flush for at most `timeout` seconds, then stop; what is still pending is dropped and counted."""
+        self.flush(timeout)
+        self._stop.set()
+        with self._changed:
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(self._timeout)
+
+    def stats(self) -> PublisherStats:
+        """Return what became of the responses so far."""
+        with self._changed:
+            return PublisherStats(
+                published=self._published,
+                refused=self._refused,
+                dropped=self._dropped,
+                pending=self._pending,
+                pending_bytes=self._pending_bytes,
+                retries=self._retries,
+                last_error=self._last_error,
+            )
+
+    # Below: called with the lock held.
+
+    def _drop(self, item: _Item) -> None:
+        self._dropped += 1
+        self._settle(item)
+        self._say(
+            "full",
+            "redraft: too many responses wait to be published; dropping the oldest (counted as dropped)",
+        )
+
+    def _settle(self, item: _Item) -> None:
+        self._pending -= 1
+        self._pending_bytes -= item.nbytes
+
+    def _say(self, topic: str, message: str) -> None:
+        if topic not in self._said:
+            self._said.add(topic)
+            _LOG.warning(message)
+
+    # Below: each address's thread.
+
+    def _work(self, address: str) -> None:
+        channels = Channels()
+        queue = self._queues[address]
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(
+                lambda e: isinstance(e, grpc.RpcError) and e.code() in RETRYABLE
+            ),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=5.0),
+            stop=tenacity.stop_when_event_set(self._stop),
+            sleep=tenacity.sleep_using_event(self._stop),
+            after=self._note_failure,
+            reraise=True,
+        )
+        while not self._stop.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: queue or self._stop.is_set())
+            self._stop.wait(self._linger)
+            with self._changed:
+                batch = _take(queue, _BATCH_BYTES)
+            if batch:
+                self._deliver(channels, address, batch, retrying)
+        with self._changed:
+            self._dropped += len(queue)
+            while queue:
+                self._settle(queue.popleft())
+            self._changed.notify_all()
+        channels.close()
+
+    def _deliver(
+        self, channels: Channels, address: str, batch: list[_Item], retrying: tenacity.Retrying
+    ) -> None:
+        groups = _group(batch)
+        outcomes: Sequence[publish_pb2.GroupOutcome] = ()
+        failure = ""
+        gave_up = False
+        try:
+            outcomes = retrying(self._send, channels, address, groups)
+        except grpc.RpcError as error:
+            failure = f"{error.code().name}: {error.details()}"
+            gave_up = error.code() in RETRYABLE  # only a closing publisher stops trying
+        except Exception as error:  # never let a thread die with responses on its hands
+            failure = f"{type(error).__name__}: {error}"
+            _LOG.exception("redraft: publishing failed in an unexpected way")
+        again: list[_Item] = []
+        with self._changed:
+            if not failure and len(outcomes) != len(groups):
+                failure = f"the server answered for {len(outcomes)} of {len(groups)} groups"
+            for i, group in enumerate(groups):
+                if failure and gave_up:
+                    self._dropped += len(group)
+                elif failure:
+                    self._refuse(len(group), failure)
+                elif outcomes[i].code == 0:
+                    self._published += len(group)
+                elif outcomes[i].code in _RETRYABLE_NUMBERS and not self._stop.is_set():
+                    again.extend(group)
+                    self._last_error = outcomes[i].message
+                    continue
+                else:
+                    self._refuse(len(group), outcomes[i].message)
+                for item in group:
+                    self._settle(item)
+            if again:
+                self._retries += 1
+                self._queues[address].extendleft(reversed(again))
+                self._say("again", f"redraft: the server could not store responses yet: {self._last_error}")
+            self._changed.notify_all()
+        if again:
+            self._stop.wait(1.0)
+
+    def _refuse(self, count: int, message: str) -> None:
+        self._refused += count
+        self._last_error = message
+        self._say("refused", f"redraft: the server refused {count} responses: {message} (counted as refused)")
+
+    def _note_failure(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if not isinstance(error, grpc.RpcError) or error.code() not in RETRYABLE:
+            return
+        with self._changed:
+            self._retries += 1
+            self._last_error = f"{error.code().name}: {error.details()}"
+            self._say(
+                "down", f"redraft: publishing waits for a draft server ({self._last_error}); training goes on"
+            )
+
+    def _send(self, channels: Channels, address: str, groups: list[list[_Item]]) -> Any:
+        stub = service_pb2_grpc.DraftServiceStub(channels.get(address))
+        call = stub.PublishRollouts.future(
+            _messages(self._run, self._vocabulary, groups), timeout=self._timeout
+        )
+        outcomes = call.result().outcomes
+        self._said.discard("down")
+        return outcomes
+
+
+def _take(queue: deque[_Item], limit: int) -> list[_Item]:
+    """Remove and return items from the front, at least one, up to `limit` bytes."""
+    batch: list[_Item] = []
+    total = 0
+    while queue and (not batch or total + queue[0].nbytes <= limit):
+        batch.append(queue.popleft())
+        total += batch[-1].nbytes
+    return batch
+
+
+def _group(batch: list[_Item]) -> list[list[_Item]]:
+    """Return the items by group, each sample once (the newest), no group above a message's size."""
+    latest: dict[tuple[bytes, int, int, bool, str], dict[int, _Item]] = {}
+    for item in batch:
+        latest.setdefault(item.group, {})[item.sample] = item
+    groups: list[list[_Item]] = []
+    for samples in latest.values():
+        total = _MESSAGE_BYTES
+        for item in samples.values():
+            if total + item.nbytes > _MESSAGE_BYTES:
+                groups.append([])
+                total = 0
+            groups[-1].append(item)
+            total += item.nbytes
+    return groups
+
+
+def _messages(
+    run: str, vocabulary: Vocabulary | None, groups: list[list[_Item]]
+) -> Iterator[publish_pb2.PublishRolloutsRequest]:
+    message = publish_pb2.PublishRolloutsRequest(run=run_message(run, vocabulary))
+    total = 0
+    for group in groups:
+        nbytes = sum(item.nbytes for item in group)
+        if total and total + nbytes > _MESSAGE_BYTES:
+            yield message
+            message, total = publish_pb2.PublishRolloutsRequest(), 0
+        total += nbytes
+        first = group[0]
+        message.groups.add(
+            prompt=common_pb2.Prompt(token_ids=first.prompt, key=first.key),
+            epoch=first.epoch,
+            step=first.step,
+            validation=first.validation,
+            group_id=first.group_id,
+            responses=[
+                publish_pb2.Response(token_ids=item.response, sample=item.sample, reward=item.reward)
+                for item in group
+            ],
+        )
+    yield message
+
+
+def _check(rollout: Rollout, name: str, vocabulary_size: int) -> _Item:
+    for field in ("prompt_token_ids", "response_token_ids"):
+        ids = np.asarray(getattr(rollout, field))
+        if ids.ndim != 1 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
+            raise InvalidArgument(f"{name}.{field}: must hold at least one token id, integers of shape (n,)")
+        check_range(ids, f"{name}.{field}", vocabulary_size)
+    for field, limit in (("epoch", 2**32), ("step", 2**63), ("sample", 2**32)):
+        if not 0 <= getattr(rollout, field) < limit:
+            raise InvalidArgument(f"{name}.{field}: must be in [0, {limit}), got {getattr(rollout, field)}")
+    if rollout.reward is not None and not math.isfinite(rollout.reward):
+        raise InvalidArgument(f"{name}.reward: must be finite, got {rollout.reward}")
+    return _Item(
+        key=rollout.key,
+        prompt=tokens_to_bytes(rollout.prompt_token_ids),
+        response=tokens_to_bytes(rollout.response_token_ids),
+        epoch=int(rollout.epoch),
+        step=int(rollout.step),
+        sample=int(rollout.sample),
+        validation=bool(rollout.validation),
+        group_id=rollout.group_id,
+        reward=None if rollout.reward is None else float(rollout.reward),
+    )
