@@ -12,7 +12,7 @@ import grpc
 from redraft.client.channels import Channels
 from redraft.client.rendezvous import check_addresses, order
 from redraft.errors import InvalidArgument
-from redraft.v1 import common_pb2, service_pb2_grpc, stats_pb2
+from redraft.v1 import common_pb2, stats_pb2
 
 _LOG = logging.getLogger("redraft.client")
 
@@ -149,7 +149,7 @@ class AcceptanceReporter:
         error: grpc.RpcError | None = None
         for address in self._addresses:
             try:
-                stub = service_pb2_grpc.DraftServiceStub(channels.get(address))
+                stub = channels.stub(address)
                 stub.ReportAcceptance(request, timeout=self._timeout)
             except grpc.RpcError as failure:
                 error = failure

@@ -7,11 +7,11 @@ from typing import Any
 
 import grpc
 
-from redraft.client.channels import open_channel
+from redraft.client.channels import open_channel, open_stub
 from redraft.client.rendezvous import check_addresses
 from redraft.errors import InvalidArgument
 from redraft.status import error_of
-from redraft.v1 import publish_pb2, service_pb2_grpc, stats_pb2
+from redraft.v1 import publish_pb2, stats_pb2
 
 
 class DraftClient:
@@ -30,11 +30,14 @@ class DraftClient:
         self.address = check_addresses([address])[0]
         self.timeout = timeout
         self.channel = open_channel(self.address)
-        self.stub = service_pb2_grpc.DraftServiceStub(self.channel)
+        self.stub = open_stub(self.channel)
 
     def stats(self, run: str = "") -> stats_pb2.GetStatsResponse:
         """Return what the server holds, of one run or (empty name) of all."""
-        return self._call(self.stub.GetStats, stats_pb2.GetStatsRequest(run=run))
+        answer: stats_pb2.GetStatsResponse = self._call(
+            self.stub.GetStats, stats_pb2.GetStatsRequest(run=run)
+        )
+        return answer
 
     def forget(
         self,
@@ -54,7 +57,7 @@ class DraftClient:
             from_step: responses of this global step and later ones (resuming from an older checkpoint).
             before_epoch: responses of earlier epochs.
         """
-        scopes: dict[str, int | bool | None] = {
+        scopes: dict[str, Any] = {
             "everything": everything or None,
             "from_epoch": from_epoch,
             "from_step": from_step,
@@ -63,7 +66,9 @@ class DraftClient:
         given = {name: value for name, value in scopes.items() if value is not None}
         if len(given) != 1:
             raise InvalidArgument(f"scope: give exactly one of {', '.join(scopes)}")
-        return self._call(self.stub.Forget, publish_pb2.ForgetRequest(run=run, **given))
+        request = publish_pb2.ForgetRequest(run=run, **given)
+        answer: publish_pb2.ForgetResponse = self._call(self.stub.Forget, request)
+        return answer
 
     def close(self) -> None:
         """Close the channel."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from redraft.v1 import common_pb2
+from redraft.v1 import common_pb2, service_pb2_grpc
 from redraft.vocabulary import Vocabulary
 
 MAX_MESSAGE_BYTES = 64 << 20
@@ -45,7 +45,13 @@ def open_channel(address: str) -> grpc.Channel:
     return grpc.insecure_channel(address, options=_OPTIONS)
 
 
-def run_message(run: str, vocabulary: Vocabulary | None) -> Any:
+def open_stub(channel: grpc.Channel) -> Any:
+    """Return the service's calls on a channel (generated code, untyped)."""
+    stub: Any = service_pb2_grpc.DraftServiceStub
+    return stub(channel)
+
+
+def run_message(run: str, vocabulary: Vocabulary | None) -> common_pb2.Run:
     """Return the protocol's Run."""
     message = common_pb2.Run(name=run)
     if vocabulary is not None:
@@ -55,16 +61,16 @@ def run_message(run: str, vocabulary: Vocabulary | None) -> Any:
 
 
 class Channels:
-    """One lazily opened channel for each address."""
+    """One lazily opened channel for each address; used by one thread only."""
 
     def __init__(self) -> None:
         self._channels: dict[str, grpc.Channel] = {}
 
-    def get(self, address: str) -> grpc.Channel:
-        """Return the channel to `address`, opening it at first use. Call it from one thread only."""
+    def stub(self, address: str) -> Any:
+        """Return the calls of the server at `address`, opening a channel at first use."""
         if address not in self._channels:
             self._channels[address] = open_channel(address)
-        return self._channels[address]
+        return open_stub(self._channels[address])
 
     def close(self) -> None:
         """Close all channels; running calls end with CANCELLED."""

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import grpc
 import numpy as np
@@ -19,7 +19,7 @@ from redraft.client.channels import RETRYABLE, Channels, run_message
 from redraft.client.rendezvous import check_addresses, choose
 from redraft.errors import DataLoss, InvalidArgument, RedraftError
 from redraft.rollout import prompt_key
-from redraft.v1 import common_pb2, index_pb2, service_pb2_grpc
+from redraft.v1 import common_pb2, index_pb2
 from redraft.vocabulary import Vocabulary
 from redraft.wire import tokens_to_bytes
 
@@ -71,7 +71,6 @@ class _Entry:
     """Revision held, or the one whose blob was refused; 0 = none."""
     wanted: bool = False
     asked: float = float("-inf")
-    attempts: int = field(default=0)
 
 
 class DraftSource:
@@ -221,22 +220,22 @@ class DraftSource:
     def _work(self, address: str) -> None:
         channels = Channels()
         queue = self._queues[address]
-        wait = tenacity.wait_random_exponential(multiplier=0.1, max=2.0)
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(
+                lambda e: isinstance(e, grpc.RpcError) and e.code() in RETRYABLE
+            ),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=2.0),
+            stop=tenacity.stop_when_event_set(self._stop),
+            sleep=tenacity.sleep_using_event(self._stop),
+            after=lambda state: self._note_failure(address, state),
+            reraise=True,
+        )
         while not self._stop.is_set():
             with self._changed:
                 self._changed.wait_for(lambda: queue or self._stop.is_set())
                 batch = [queue.popleft() for _ in range(min(len(queue), self._batch))]
             try:
-                tenacity.Retrying(
-                    retry=tenacity.retry_if_exception(
-                        lambda e: isinstance(e, grpc.RpcError) and e.code() in RETRYABLE
-                    ),
-                    wait=wait,
-                    stop=tenacity.stop_when_event_set(self._stop),
-                    sleep=tenacity.sleep_using_event(self._stop),
-                    after=lambda state, n=len(batch): self._note_failure(address, n, state),  # type: ignore[misc]
-                    reraise=True,
-                )(self._fetch, channels, address, batch)
+                retrying(self._fetch, channels, address, batch)
             except grpc.RpcError as error:
                 self._refuse(batch, error)
             except RedraftError as error:
@@ -271,7 +270,7 @@ class DraftSource:
             ],
         )
         started = time.monotonic()
-        stub = service_pb2_grpc.DraftServiceStub(channels.get(address))
+        stub = channels.stub(address)
         answers = stub.FetchIndex(request, timeout=self._timeout)
         corrupt: list[_Entry] = []
         try:
@@ -355,11 +354,11 @@ class DraftSource:
             self._counts["refused"] += len(batch)
         self._note(error.code().name, f"redraft: the server refuses to send indexes: {error.details()}")
 
-    def _note_failure(self, address: str, count: int, state: tenacity.RetryCallState) -> None:
+    def _note_failure(self, address: str, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         if isinstance(error, grpc.RpcError) and error.code() in RETRYABLE:
             with self._changed:
-                self._counts["unavailable"] += count
+                self._counts["unavailable"] += len(state.args[2])
             text = f"{error.code().name}: {error.details()}"
             self._note(
                 f"down {address}", f"redraft: no history drafts from {address} for now ({text}); trying again"

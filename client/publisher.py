@@ -19,7 +19,7 @@ from redraft.client.rendezvous import check_addresses, choose
 from redraft.errors import InvalidArgument
 from redraft.rollout import Rollout
 from redraft.status import NUMBERS
-from redraft.v1 import common_pb2, publish_pb2, service_pb2_grpc
+from redraft.v1 import common_pb2, publish_pb2
 from redraft.vocabulary import Vocabulary
 from redraft.wire import check_range, tokens_to_bytes
 
@@ -284,7 +284,7 @@ class Publisher:
             )
 
     def _send(self, channels: Channels, address: str, groups: list[list[_Item]]) -> Any:
-        stub = service_pb2_grpc.DraftServiceStub(channels.get(address))
+        stub = channels.stub(address)
         call = stub.PublishRollouts.future(
             _messages(self._run, self._vocabulary, groups), timeout=self._timeout
         )

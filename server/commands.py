@@ -1,0 +1,111 @@
+"""The commands `redraft serve` and `redraft history`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from redraft.errors import RedraftError
+from redraft.server.config import (
+    DEFAULT_ADDRESS,
+    LimitsConfig,
+    ServerConfig,
+    WindowConfig,
+    default_data_directory,
+)
+from redraft.server.history_commands import history
+
+__all__ = ["history", "serve"]
+
+_WINDOW = WindowConfig()
+_LIMITS = LimitsConfig()
+_MIB = 1 << 20
+
+
+@click.command()
+@click.option("--address", default=DEFAULT_ADDRESS, help="host:port to listen on; port 0 takes a free one.")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=default_data_directory,
+    show_default="$XDG_STATE_HOME/redraft, else ~/.local/state/redraft",
+    help="Directory of the history; one server at a time.",
+)
+@click.option(
+    "--window-epochs",
+    default=_WINDOW.epochs,
+    help="Newest epochs of each prompt that are drafted from, in epochs; 0 = all.",
+)
+@click.option(
+    "--window-tokens",
+    default=_WINDOW.tokens,
+    help="Response tokens of each prompt that are drafted from, newest first, in tokens; 0 = all.",
+)
+@click.option(
+    "--age-decay",
+    default=_WINDOW.age_decay,
+    help="Weight of a response relative to one that is an epoch newer, in (0, 1].",
+)
+@click.option("--index-memory", default=2048, help="Memory for built indexes, in MiB.")
+@click.option("--max-message", default=_LIMITS.message_bytes // _MIB, help="Largest message, in MiB.")
+@click.option("--max-response", default=_LIMITS.response_tokens, help="Longest response, in tokens.")
+@click.option("--max-prompt", default=_LIMITS.prompt_tokens, help="Longest prompt, in tokens.")
+@click.option(
+    "--grace", default=10.0, help="How long running calls may take when the server stops, in seconds."
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Listen beyond this machine although connections are neither encrypted nor authenticated.",
+)
+@click.option("--reflection/--no-reflection", default=True, help="Serve gRPC reflection.")
+@click.option(
+    "--ready-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write host:port to once the server answers.",
+)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+def serve(
+    address: str,
+    data: Path,
+    window_epochs: int,
+    window_tokens: int,
+    age_decay: float,
+    index_memory: int,
+    max_message: int,
+    max_response: int,
+    max_prompt: int,
+    grace: float,
+    insecure: bool,
+    reflection: bool,
+    ready_file: Path | None,
+    log_level: str,
+) -> None:
+    """Run a draft server until it is told to stop (SIGTERM or Ctrl-C).
+
+    Prints "listening on host:port" once it answers.
+    """
+    from redraft.server.server import serve as run
+
+    logging.basicConfig(
+        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        config = ServerConfig(
+            address=address,
+            data_directory=data,
+            insecure=insecure,
+            window=WindowConfig(epochs=window_epochs, tokens=window_tokens, age_decay=age_decay),
+            limits=LimitsConfig(
+                message_bytes=max_message * _MIB, response_tokens=max_response, prompt_tokens=max_prompt
+            ),
+            index_bytes=index_memory * _MIB,
+            grace=grace,
+            reflection=reflection,
+        )
+        run(config, ready_file=ready_file, announce=click.echo)
+    except RedraftError as error:
+        raise click.ClickException(str(error)) from None

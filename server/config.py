@@ -1,0 +1,133 @@
+"""What a server can be told. Every default is what `redraft serve` with no flags does."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from redraft.errors import FailedPrecondition, InvalidArgument
+
+DEFAULT_PORT = 50061
+DEFAULT_ADDRESS = f"127.0.0.1:{DEFAULT_PORT}"
+
+
+def default_data_directory() -> Path:
+    """Return $XDG_STATE_HOME/redraft, by default ~/.local/state/redraft."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state") / "redraft"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowConfig:
+    """Which responses to a prompt are indexed, and how much each counts."""
+
+    epochs: int = 4
+    """Newest epochs of the prompt that are indexed; 0 = all."""
+    tokens: int = 2_000_000
+    """Response tokens indexed for each prompt, newest first; 0 = all."""
+    age_decay: float = 0.7
+    """Weight of a response relative to one that is an epoch newer, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise InvalidArgument(f"epochs: must not be negative, got {self.epochs}")
+        if self.tokens < 0:
+            raise InvalidArgument(f"tokens: must not be negative, got {self.tokens}")
+        if not 0.0 < self.age_decay <= 1.0:
+            raise InvalidArgument(f"age_decay: must be in (0, 1], got {self.age_decay}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsConfig:
+    """What a single client may ask of the server."""
+
+    message_bytes: int = 64 << 20
+    """Largest message, in bytes."""
+    prompt_tokens: int = 524_288
+    """Longest prompt, in tokens."""
+    response_tokens: int = 524_288
+    """Longest response, in tokens."""
+    group_responses: int = 4096
+    """Most responses of one Group message."""
+    stream_groups: int = 100_000
+    """Most groups of one publishing stream."""
+    fetch_prompts: int = 4096
+    """Most prompts of one FetchIndex call."""
+    calls: int = 512
+    """Most calls at once, streams included; more are refused with RESOURCE_EXHAUSTED."""
+    draft_streams: int = 256
+    """Most open Draft streams."""
+    draft_requests: int = 4096
+    """Most open requests of one Draft stream."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if getattr(self, each.name) <= 0:
+                raise InvalidArgument(f"{each.name}: must be positive, got {getattr(self, each.name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Everything a server can be told.
+
+    Raises:
+        InvalidArgument: a value is out of range.
+        FailedPrecondition: the address is not a loopback one and `insecure` is not set.
+    """
+
+    address: str = DEFAULT_ADDRESS
+    """host:port to listen on; port 0 takes a free one."""
+    data_directory: Path = field(default_factory=default_data_directory)
+    """Where the history lies; one server at a time."""
+    insecure: bool = False
+    """Allow plaintext connections by anybody from other machines."""
+    window: WindowConfig = field(default_factory=WindowConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    index_bytes: int = 2 << 30
+    """Memory for built indexes, in bytes; the least recently used go first."""
+    chunk_bytes: int = 1 << 20
+    """Size of an index's pieces on the wire, in bytes."""
+    grace: float = 10.0
+    """How long running calls may take to finish when the server stops, in seconds."""
+    reflection: bool = True
+    """Serve gRPC reflection."""
+
+    def __post_init__(self) -> None:
+        if self.index_bytes <= 0:
+            raise InvalidArgument(f"index_bytes: must be positive, got {self.index_bytes}")
+        if not 0 < self.chunk_bytes <= self.limits.message_bytes // 2:
+            raise InvalidArgument(
+                f"chunk_bytes: must be positive and well below a message, got {self.chunk_bytes}"
+            )
+        if self.grace < 0:
+            raise InvalidArgument(f"grace: must not be negative, got {self.grace}")
+        host, _ = split_address(self.address)
+        if not self.insecure and not is_loopback(host):
+            raise FailedPrecondition(
+                f"address: {self.address} can be reached from other machines, and connections are neither encrypted "
+                "nor authenticated; listen on 127.0.0.1, or accept that with --insecure"
+            )
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host (without brackets) and port of "host:port" or "[v6]:port".
+
+    Raises:
+        InvalidArgument: `address` is not of that form.
+    """
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdecimal() and int(port) < 65536):
+        raise InvalidArgument(f"address: {address!r} is not host:port")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

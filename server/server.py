@@ -1,0 +1,143 @@
+"""Puts the parts together: a server that can be embedded (`create_server`), and the process around it (`serve`)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from redraft.errors import AlreadyExists
+from redraft.server.config import ServerConfig, split_address
+from redraft.server.history import History
+from redraft.server.service import DraftService
+from redraft.server.sqlite_history import SqliteHistory
+from redraft.v1 import service_pb2, service_pb2_grpc
+
+_LOG = logging.getLogger("redraft.server")
+
+SERVICE_NAME = service_pb2.DESCRIPTOR.services_by_name["DraftService"].full_name
+
+
+class DraftServer:
+    """A draft server that listens already but does not answer before `start`. Made by `create_server`."""
+
+    def __init__(
+        self, server: grpc.Server, health_service: health.HealthServicer, history: History, address: str
+    ) -> None:
+        self._server = server
+        self._health = health_service
+        self._history = history
+        self._stopped = threading.Event()
+        self._stop_lock = threading.Lock()
+        self.address = address
+        """host:port that clients connect to."""
+
+    def start(self) -> None:
+        """Begin to answer; returns at once."""
+        self._server.start()
+        for name in ("", SERVICE_NAME):
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    def stop(self, grace: float) -> None:
+        """Refuse new calls, let running ones finish for `grace` seconds, then close the history.
+
+        May be called more than once; returns when everything has stopped.
+        """
+        with self._stop_lock:
+            if self._stopped.is_set():
+                return
+            self._health.enter_graceful_shutdown()
+            self._server.stop(grace).wait()
+            self._history.close()
+            self._stopped.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the server has stopped; False when `timeout` seconds passed before that."""
+        return self._stopped.wait(timeout)
+
+
+def create_server(config: ServerConfig) -> tuple[DraftServer, int]:
+    """Open the history, bind the port and return (server, port); call `start` on the server to serve.
+
+    Raises:
+        AlreadyExists: the port or the data directory is in use.
+        FailedPrecondition: the data directory cannot be used.
+        DataLoss: the history in it is damaged beyond reading.
+    """
+    history = SqliteHistory(config.data_directory)
+    try:
+        limits = config.limits
+        server = grpc.server(
+            futures.ThreadPoolExecutor(max_workers=limits.calls, thread_name_prefix="redraft-call"),
+            maximum_concurrent_rpcs=limits.calls,
+            options=[
+                ("grpc.max_receive_message_length", limits.message_bytes),
+                ("grpc.max_send_message_length", limits.message_bytes),
+                # Without this a second server on the same port starts happily and takes half of the connections.
+                ("grpc.so_reuseport", 0),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ],
+        )
+        register: Any = service_pb2_grpc.add_DraftServiceServicer_to_server  # generated code is untyped
+        register(DraftService(config, history), server)
+        health_service = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+        if config.reflection:
+            names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        host, _ = split_address(config.address)
+        try:
+            port = server.add_insecure_port(config.address)
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            raise AlreadyExists(
+                f"address: cannot listen on {config.address}; is another server using the port?"
+            )
+        shown = f"[{host}]" if ":" in host else host
+        return DraftServer(server, health_service, history, f"{shown}:{port}"), port
+    except BaseException:
+        history.close()
+        raise
+
+
+def serve(
+    config: ServerConfig, *, ready_file: Path | None = None, announce: Callable[[str], None] = print
+) -> None:
+    """Serve until SIGTERM or SIGINT, then stop gracefully. Call it on the main thread.
+
+    Args:
+        config: the server's configuration.
+        ready_file: written with "host:port" once the server answers, and removed when it stops.
+        announce: is given the line "listening on host:port".
+    """
+    server, _ = create_server(config)
+    wanted = threading.Event()
+
+    def stop(number: int, _frame: object) -> None:
+        _LOG.info("%s: finishing running calls for at most %g s", signal.Signals(number).name, config.grace)
+        wanted.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    server.start()
+    if ready_file is not None:
+        temporary = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
+        temporary.write_text(f"{server.address}\n")
+        temporary.replace(ready_file)  # a launcher that polls never sees half a line
+    announce(f"listening on {server.address}")
+    wanted.wait()
+    server.stop(config.grace)
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)
+    _LOG.info("stopped")

@@ -1,0 +1,406 @@
+"""The history in one SQLite file in WAL mode: readers never wait for the writer, and a commit survives kill -9."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from redraft.errors import DataLoss, FailedPrecondition, NotFound, RedraftError, Unavailable
+from redraft.server import codec, schema
+from redraft.server.group_commit import GroupCommit, translate
+from redraft.server.history import (
+    Appended,
+    EpochSummary,
+    GroupRecord,
+    Int32Array,
+    PromptRecord,
+    ResponseRecord,
+    RunRecord,
+    RunSummary,
+    Scope,
+)
+from redraft.server.lock import DirectoryLock
+from redraft.vocabulary import Vocabulary
+
+_LOG = logging.getLogger("redraft.server")
+FILE_NAME = "history.sqlite"
+
+T = TypeVar("T")
+
+
+class SqliteHistory:
+    """A `History` in `<directory>/history.sqlite`.
+
+    Args:
+        directory: the data directory; created when it does not exist.
+        readonly: read beside a server that holds the directory; every write then raises FailedPrecondition.
+
+    Raises:
+        AlreadyExists: another process holds the directory.
+        NotFound: there is no history to read.
+        FailedPrecondition: the directory cannot be written, or a newer redraft wrote it.
+        DataLoss: the file is not a history.
+    """
+
+    def __init__(self, directory: Path, *, readonly: bool = False) -> None:
+        self._path = directory / FILE_NAME
+        self._local = threading.local()
+        self._readers: list[sqlite3.Connection] = []
+        self._readers_lock = threading.Lock()
+        self._closed = False
+        self.damaged = 0
+        self._lock: DirectoryLock | None = None
+        self._commit: GroupCommit | None = None
+        self._revision = 0
+        if readonly:
+            if not self._path.is_file():
+                raise NotFound(f"data_directory: there is no history in {directory}")
+            schema.check_version(self._one("PRAGMA user_version")[0])
+            return
+        self._lock = DirectoryLock(directory)
+        try:
+            self._writer = self._open_writer()
+        except sqlite3.Error as error:
+            self._lock.close()
+            raise translate(error) from None
+        except BaseException:
+            self._lock.close()
+            raise
+        self._commit = GroupCommit(self._writer)
+
+    def _open_writer(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=30)
+        try:
+            connection.execute(
+                "PRAGMA page_size = 16384"
+            )  # groups are tens of kilobytes; set before creation
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")  # what is acknowledged survives a power cut
+            connection.execute("PRAGMA journal_size_limit = 67108864")
+            schema.migrate(connection)
+            (self._revision,) = connection.execute(
+                "SELECT value FROM meta WHERE name = 'revision'"
+            ).fetchone()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    # Reading.
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        paths = [self._path, self._path.with_name(FILE_NAME + "-wal")]
+        return sum(path.stat().st_size for path in paths if path.exists())
+
+    def run(self, name: str) -> RunRecord | None:
+        """Return the run of that name."""
+        return next(iter(self._runs("WHERE name = ?", name)), None)
+
+    def runs(self) -> list[RunRecord]:
+        """Return all runs, by name."""
+        return self._runs("ORDER BY name")
+
+    def prompt(self, run: RunRecord, key: bytes, token_ids: Int32Array) -> PromptRecord | None:
+        """Return the prompt with that key and exactly these tokens."""
+        rows = self._rows(
+            "SELECT prompt_id, revision, token_ids FROM prompts WHERE run_id = ? AND key = ?", run.run_id, key
+        )
+        for prompt_id, revision, stored in rows:
+            try:
+                if _same_prompt(stored, token_ids):
+                    return PromptRecord(prompt_id, revision)
+            except DataLoss as error:
+                self._skip(f"prompt {prompt_id}", error)
+        return None
+
+    def groups(self, prompt: PromptRecord) -> Iterator[GroupRecord]:
+        """Yield a prompt's groups, newest (epoch, then step) first, skipping damaged ones."""
+        return self._groups(prompt.prompt_id, b"", np.empty(0, np.int32), "DESC")
+
+    def export(self, run: RunRecord) -> Iterator[GroupRecord]:
+        """Yield all groups of a run with their prompts, oldest first for each prompt, skipping damaged ones."""
+        for (prompt_id,) in self._rows(
+            "SELECT prompt_id FROM prompts WHERE run_id = ? ORDER BY 1", run.run_id
+        ):
+            try:
+                key, stored = self._one("SELECT key, token_ids FROM prompts WHERE prompt_id = ?", prompt_id)
+                token_ids = codec.decode_prompt(stored)
+            except RedraftError as error:
+                self._skip(f"prompt {prompt_id}", error)
+                continue
+            yield from self._groups(prompt_id, key, token_ids, "ASC")
+
+    def summary(self, run: RunRecord) -> RunSummary:
+        """Return what the store holds of a run."""
+        (prompts,) = self._one("SELECT COUNT(*) FROM prompts WHERE run_id = ?", run.run_id)
+        rows = self._rows(
+            "SELECT epoch, SUM(responses), SUM(tokens), SUM(rewarded), SUM(reward_sum) FROM groups "
+            "WHERE run_id = ? GROUP BY epoch ORDER BY epoch",
+            run.run_id,
+        )
+        return RunSummary(prompts, [EpochSummary(*row) for row in rows])
+
+    # Writing.
+
+    def open_run(self, name: str, vocabulary: Vocabulary) -> RunRecord:
+        """Return the run of that name, creating it or adding to what is known of its vocabulary."""
+        known = self.run(name)
+        if known is not None:
+            known.check_vocabulary(vocabulary)
+            if known.vocabulary.merged(vocabulary) == known.vocabulary:
+                return known
+        return self._submit(lambda connection: _open_run(connection, name, vocabulary)).result()
+
+    def append(self, run: RunRecord, groups: Sequence[GroupRecord]) -> Future[list[Appended]]:
+        """Store groups; the future's result, one item a group, is there once they are durable."""
+        encoded = [
+            (codec.encode_prompt(group.prompt_token_ids), codec.encode(group.responses)) for group in groups
+        ]
+        tokens = sum(response.token_ids.size for group in groups for response in group.responses)
+
+        def work(connection: sqlite3.Connection) -> list[Appended]:
+            if connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run.run_id,)).fetchone() is None:
+                raise NotFound(f"run: {run.name!r} was forgotten meanwhile; publish again")
+            return [
+                self._put(connection, run, group, prompt, payload)
+                for group, (prompt, payload) in zip(groups, encoded, strict=True)
+            ]
+
+        return self._submit(work, nbytes=4 * tokens)
+
+    def forget(self, run: RunRecord, scope: Scope) -> tuple[int, int]:
+        """Remove part of a run; return the numbers of responses and tokens removed, once that is durable."""
+        return self._submit(lambda connection: self._forget(connection, run, scope)).result()
+
+    def close(self) -> None:
+        """Finish what was accepted and close; later calls raise Unavailable."""
+        if self._closed:
+            return
+        if self._commit is not None:
+            self._commit.close()
+            self._writer.close()
+        self._closed = True
+        with self._readers_lock:
+            for connection in self._readers:
+                connection.close()
+            self._readers.clear()
+        if self._lock is not None:
+            self._lock.close()
+
+    # Below: reading.
+
+    def _reader(self) -> sqlite3.Connection:
+        if self._closed:
+            raise Unavailable("history: the server is shutting down")
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            uri = f"{self._path.absolute().as_uri()}?mode=ro"
+            connection = sqlite3.connect(
+                uri, uri=True, isolation_level=None, check_same_thread=False, timeout=30
+            )
+            self._local.connection = connection
+            with self._readers_lock:
+                self._readers.append(connection)
+        return connection
+
+    def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        try:
+            return self._reader().execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise translate(error) from None
+
+    def _one(self, sql: str, *values: object) -> tuple[Any, ...]:
+        rows = self._rows(sql, *values)
+        if not rows:
+            raise NotFound("history: the record is gone")
+        return rows[0]
+
+    def _runs(self, condition: str, *values: object) -> list[RunRecord]:
+        rows = self._rows(
+            f"SELECT run_id, name, vocabulary_size, vocabulary_fingerprint FROM runs {condition}", *values
+        )
+        return [
+            RunRecord(run_id, name, Vocabulary(size, fingerprint)) for run_id, name, size, fingerprint in rows
+        ]
+
+    def _groups(self, prompt_id: int, key: bytes, token_ids: Int32Array, order: str) -> Iterator[GroupRecord]:
+        # The list comes from an index and each payload from its own query, so that one damaged page costs one group.
+        found = self._rows(
+            f"SELECT group_row FROM groups WHERE prompt_id = ? ORDER BY epoch {order}, step {order}, validation",
+            prompt_id,
+        )
+        for (row,) in found:
+            try:
+                epoch, step, validation, group_id, payload = self._one(
+                    "SELECT epoch, step, validation, group_id, payload FROM groups WHERE group_row = ?", row
+                )
+                responses = codec.decode(payload)
+            except NotFound:
+                continue  # forgotten between the two queries
+            except DataLoss as error:
+                self._skip(f"group {row}", error)
+                continue
+            yield GroupRecord(key, token_ids, epoch, step, bool(validation), group_id, responses)
+
+    def _skip(self, what: str, error: RedraftError) -> None:
+        self.damaged += 1
+        _LOG.error("history: %s of %s is damaged and skipped: %s", what, self._path, error)
+
+    # Below: on the writer's thread, inside its transaction.
+
+    def _submit(self, work: Callable[[sqlite3.Connection], T], *, nbytes: int = 0) -> Future[T]:
+        if self._commit is None:
+            raise FailedPrecondition("history: it was opened for reading only")
+        return self._commit.submit(work, nbytes=nbytes)
+
+    def _next_revision(self, connection: sqlite3.Connection) -> int:
+        self._revision += 1  # not taken back with a failed transaction: gaps are harmless
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'revision'", (self._revision,))
+        return self._revision
+
+    def _put(
+        self,
+        connection: sqlite3.Connection,
+        run: RunRecord,
+        group: GroupRecord,
+        prompt: bytes,
+        payload: bytes,
+    ) -> Appended:
+        found = connection.execute(
+            "SELECT prompt_id, token_ids FROM prompts WHERE run_id = ? AND key = ?", (run.run_id, group.key)
+        ).fetchone()
+        if found is None:
+            prompt_id = connection.execute(
+                "INSERT INTO prompts (run_id, key, revision, token_ids) VALUES (?, ?, 0, ?)",
+                (run.run_id, group.key, prompt),
+            ).lastrowid
+        else:
+            prompt_id, stored = found
+            try:
+                if stored != prompt and not _same_prompt(stored, group.prompt_token_ids):
+                    return Appended(
+                        error=FailedPrecondition("prompt.key: another prompt of the run has this key")
+                    )
+            except DataLoss as error:
+                self._skip(f"prompt {prompt_id} (now replaced)", error)
+                connection.execute(
+                    "UPDATE prompts SET token_ids = ? WHERE prompt_id = ?", (prompt, prompt_id)
+                )
+        identity = (prompt_id, group.epoch, group.step, group.validation)
+        old = connection.execute(
+            "SELECT group_row, payload FROM groups WHERE prompt_id = ? AND epoch = ? AND step = ? AND validation = ?",
+            identity,
+        ).fetchone()
+        responses = group.responses
+        if old is None:
+            result = Appended(stored=len(responses))
+        elif old[1] == payload:
+            return Appended(unchanged=len(responses))
+        else:
+            responses, result = self._merge(old, responses)
+            if not (result.stored or result.replaced):
+                return result
+            payload = codec.encode(responses)
+            connection.execute("DELETE FROM groups WHERE group_row = ?", (old[0],))
+        rewards = [r.reward for r in responses if r.reward is not None and not group.validation]
+        tokens = sum(r.token_ids.size for r in responses)
+        connection.execute(
+            "INSERT INTO groups (run_id, prompt_id, epoch, step, validation, group_id, responses, tokens, rewarded, "
+            "reward_sum, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                run.run_id,
+                *identity,
+                group.group_id,
+                len(responses),
+                tokens,
+                len(rewards),
+                sum(rewards),
+                payload,
+            ),
+        )
+        connection.execute(
+            "UPDATE prompts SET revision = ? WHERE prompt_id = ?",
+            (self._next_revision(connection), prompt_id),
+        )
+        return result
+
+    def _merge(
+        self, old: tuple[int, bytes], new: Sequence[ResponseRecord]
+    ) -> tuple[list[ResponseRecord], Appended]:
+        try:
+            merged = {response.sample: response for response in codec.decode(old[1])}
+        except DataLoss as error:
+            self._skip(f"group {old[0]} (now replaced)", error)
+            merged = {}
+        stored = replaced = unchanged = 0
+        for response in new:
+            known = merged.get(response.sample)
+            if known is None:
+                stored += 1
+            elif known.reward == response.reward and np.array_equal(known.token_ids, response.token_ids):
+                unchanged += 1
+            else:
+                replaced += 1
+            merged[response.sample] = response
+        return list(merged.values()), Appended(stored, replaced, unchanged)
+
+    def _forget(self, connection: sqlite3.Connection, run: RunRecord, scope: Scope) -> tuple[int, int]:
+        condition, bound = "run_id = ?", [run.run_id]
+        for column, value in (
+            ("epoch >= ?", scope.from_epoch),
+            ("step >= ?", scope.from_step),
+            ("epoch < ?", scope.before_epoch),
+        ):
+            if value is not None:
+                condition += f" AND {column}"
+                bound.append(value)
+        responses, tokens = connection.execute(
+            f"SELECT COALESCE(SUM(responses), 0), COALESCE(SUM(tokens), 0) FROM groups WHERE {condition}",
+            bound,
+        ).fetchone()
+        connection.execute(
+            f"UPDATE prompts SET revision = ? WHERE prompt_id IN (SELECT prompt_id FROM groups WHERE {condition})",
+            (self._next_revision(connection), *bound),
+        )
+        connection.execute(f"DELETE FROM groups WHERE {condition}", bound)
+        connection.execute(
+            "DELETE FROM prompts WHERE run_id = ? AND NOT EXISTS "
+            "(SELECT 1 FROM groups WHERE groups.prompt_id = prompts.prompt_id)",
+            (run.run_id,),
+        )
+        if scope.everything:
+            connection.execute("DELETE FROM runs WHERE run_id = ?", (run.run_id,))
+        return responses, tokens
+
+
+def _open_run(connection: sqlite3.Connection, name: str, vocabulary: Vocabulary) -> RunRecord:
+    row = connection.execute(
+        "SELECT run_id, vocabulary_size, vocabulary_fingerprint FROM runs WHERE name = ?", (name,)
+    ).fetchone()
+    if row is None:
+        run_id = connection.execute(
+            "INSERT INTO runs (name, vocabulary_size, vocabulary_fingerprint) VALUES (?, ?, ?)",
+            (name, vocabulary.size, vocabulary.fingerprint),
+        ).lastrowid
+        return RunRecord(run_id or 0, name, vocabulary)
+    known = RunRecord(row[0], name, Vocabulary(row[1], row[2]))
+    known.check_vocabulary(vocabulary)
+    merged = known.vocabulary.merged(vocabulary)
+    connection.execute(
+        "UPDATE runs SET vocabulary_size = ?, vocabulary_fingerprint = ? WHERE run_id = ?",
+        (merged.size, merged.fingerprint, known.run_id),
+    )
+    return RunRecord(known.run_id, name, merged)
+
+
+def _same_prompt(stored: bytes, token_ids: Int32Array) -> bool:
+    return np.array_equal(codec.decode_prompt(stored), token_ids)
