@@ -1,0 +1,259 @@
+"""The class that vLLM constructs for `speculative_config={"method": "custom_class", "model": ...}`."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from redraft._core import Drafter
+from redraft.errors import FailedPrecondition, InvalidArgument
+from redraft.recipe.vllm import cpu_sampler, patches, versions
+from redraft.recipe.vllm.groups import Groups
+from redraft.recipe.vllm.options import Options, load_options
+from redraft.recipe.vllm.reporting import Housekeeping, Stats, by_source
+from redraft.recipe.vllm.requests import Batch, Requests
+from redraft.recipe.vllm.responses import EndedResponses
+from redraft.recipe.vllm.sources import EmbeddedHistory, HistorySource
+
+Int32Array = npt.NDArray[np.int32]
+
+MAX_DRAFT_TOKENS = 128
+"""vLLM's rejection sampler verifies at most this many draft tokens a request."""
+
+IDLE_SECONDS = (1.0, 5.0)
+"""Without a call for this long, the housekeeping thread closes the requests that vLLM has let go of, and then
+all: the last step's are let go of in the next step only, which may be hours away. A request that goes on after
+all (it was paused) is opened again."""
+
+_proposers: weakref.WeakSet[RedraftProposer] = weakref.WeakSet()
+
+
+def proposers() -> list[RedraftProposer]:
+    """Return this process's proposers; their `stats()` is the way to read counts inside the engine's
+    process."""
+    return list(_proposers)
+
+
+class RedraftProposer:
+    """Drafts from the group's live text and the prompt's history, one core call per engine step.
+
+    Exactness rests with vLLM: whatever is drafted here, its rejection sampler keeps the target's
+    distribution. So nothing here may stop the engine: while running, an unexpected error is logged and
+    drafting goes off (`Options.strict` raises it instead).
+
+    Args:
+        vllm_config: vLLM's `VllmConfig`; the options are in its `additional_config["redraft"]` and in the
+            environment (`options.py`).
+
+    Raises:
+        FailedPrecondition: an untested vLLM, or one whose ranks can't be kept in step.
+        InvalidArgument: a malformed option; the message starts with its name.
+    """
+
+    def __init__(self, vllm_config: Any) -> None:
+        self._options = load_options(vllm_config.additional_config)
+        _prepare_vllm()
+        self._most = vllm_config.speculative_config.num_speculative_tokens
+        if not 1 <= self._most <= MAX_DRAFT_TOKENS:
+            raise InvalidArgument(
+                f"num_speculative_tokens: {self._most} is not between 1 and {MAX_DRAFT_TOKENS}, the most that"
+                " vLLM's rejection sampler takes"
+            )
+        self._logger = logging.getLogger("vllm.redraft")  # vLLM shows what is below its own name
+        self._drafts = is_drafting_rank(vllm_config.parallel_config)
+        if self._drafts:
+            self._start(vllm_config.model_config.get_vocab_size(), vllm_config.model_config.max_model_len)
+
+    def _start(self, vocab_size: int, max_model_len: int) -> None:
+        """Allocate what drafting needs; on other ranks nothing of it exists."""
+        options = self._options
+        self._vocab_size = vocab_size
+        self._lock = threading.Lock()
+        self._drafter = Drafter(min_survival=options.min_survival)
+        self._ended = EndedResponses(options.history_tokens)
+        self._source = _make_source(options, self._ended)
+        self._groups = Groups(self._source, self._ended)
+        self._requests = Requests(self._drafter, self._groups, self._ended, max_model_len, time.monotonic)
+        self._batch: Batch | None = None
+        self._states: Mapping[str, Any] = {}
+        self._horizon = self._most
+        self._engine_steps = 0
+        self._seconds = 0.0
+        self._last_call = time.monotonic()
+        self._housekeeping = Housekeeping(options, self.stats, self._sweep_when_idle, self._logger)
+        _proposers.add(self)
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: there is no model. vLLM calls it unconditionally."""
+
+    def before_propose(self, batch: Batch, requests: Mapping[str, Any], scheduler_output: Any) -> None:
+        """Take the runner's batch (`patches.hand_over_batch`) just before `propose`.
+
+        Args:
+            batch: the runner's `InputBatch`.
+            requests: its states by request id: every request that has started and not ended.
+            scheduler_output: this step's; read for dynamic speculation's number of tokens only.
+        """
+        if self._drafts:
+            self._batch = batch
+            self._states = requests
+            scheduled = getattr(scheduler_output, "num_spec_tokens_to_schedule", None)
+            self._horizon = self._most if scheduled is None else min(scheduled, self._most)
+
+    def propose(
+        self,
+        sampled_token_ids: list[list[int]],
+        num_tokens_no_spec: Int32Array,
+        token_ids_cpu: Int32Array,
+        slot_mappings: Any = None,
+    ) -> list[list[int]]:
+        """Return each row's draft; vLLM calls this once per engine step, after sampling.
+
+        Args:
+            sampled_token_ids: what each row of the batch sampled; empty for a row still in prefill.
+            num_tokens_no_spec: int32, shape (max_num_reqs,); the batch handed over holds the same array.
+            token_ids_cpu: int32, shape (max_num_reqs, max_model_len); likewise.
+            slot_mappings: not used.
+
+        Returns:
+            One list for each row, 0 to `num_speculative_tokens` token ids.
+        """
+        if not self._drafts:
+            return [[] for _ in sampled_token_ids]
+        started = time.perf_counter()
+        try:
+            with self._lock:
+                return self._draft(sampled_token_ids)
+        except Exception:
+            if self._options.strict:
+                raise
+            self._logger.exception("redraft: drafting failed and is off from here on; vLLM decodes plainly")
+            self._drafts = False
+            return [[] for _ in sampled_token_ids]
+        finally:
+            self._seconds += time.perf_counter() - started
+            self._last_call = time.monotonic()
+
+    def stats(self) -> Stats:
+        """Return the counts so far. Safe to call from any thread of the engine's process."""
+        with self._lock:
+            counts = self._drafter.stats()
+            return Stats(
+                engine_steps=self._engine_steps,
+                steps=int(counts["steps"][0]),
+                emitted=int(counts["emitted"][0]),
+                drafted=by_source(counts["drafted"]),
+                accepted=by_source(counts["accepted"]),
+                draft_seconds=self._seconds,
+                index_bytes=self._drafter.nbytes + self._groups.num_bytes + self._source.num_bytes,
+                unavailable=self._source.num_unavailable,
+                requests=len(self._requests),
+                groups=len(self._groups),
+            )
+
+    def close(self) -> None:
+        """Stop drafting and every background thread; a last report is sent. vLLM never calls it."""
+        if self._drafts:
+            self._drafts = False
+            with self._lock:
+                self._requests.close()
+            self._housekeeping.close()
+            self._source.close()
+
+    def _draft(self, sampled: list[list[int]]) -> list[list[int]]:
+        if self._batch is None:
+            raise FailedPrecondition("before_propose: was not called; another plugin undid redraft's patch")
+        self._engine_steps += 1
+        step = self._requests.advance(self._batch, self._states, sampled)
+        for group in self._groups.arrivals(time.monotonic()):
+            for handle in group.requests:
+                self._drafter.set_history(handle, group.history)
+        horizons = np.minimum(step.room, self._horizon).astype(np.int32)
+        drafts = self._drafter.step(
+            step.handles, step.token_ids, step.offsets, horizons, budget=self._options.budget
+        )
+        if not len(drafts.token_ids):
+            return [[] for _ in sampled]
+        token_ids = drafts.token_ids.tolist()
+        ends = drafts.offsets.tolist()
+        rows = [token_ids[begin:end] for begin, end in itertools.pairwise(ends)]
+        if int(drafts.token_ids.max()) >= self._vocab_size:
+            rows = [_within(row, self._vocab_size) for row in rows]
+        return rows
+
+    def _sweep_when_idle(self) -> None:
+        idle = time.monotonic() - self._last_call
+        if idle > IDLE_SECONDS[0] and len(self._requests):
+            with self._lock:
+                self._requests.sweep(self._states if idle < IDLE_SECONDS[1] else {})
+
+
+def is_drafting_rank(parallel_config: Any) -> bool:
+    """Tell whether this rank's drafts are the ones that vLLM uses.
+
+    vLLM constructs a proposer on every rank of the last pipeline stage, takes the drafts of that stage's
+    first rank, and sends them to all ranks with the next step's schedule. So that one rank drafts, and the
+    others return empty rows: what they'd draft is never looked at, and drafting nothing keeps them free of
+    threads, fetches and memory. With data parallelism every engine has such a rank of its own.
+
+    Raises:
+        FailedPrecondition: an executor in which every rank is its own scheduler, with more than one rank:
+            each
+            would follow its own drafts, history arrives at each at another time, and the ranks would hang.
+    """
+    ranks = parallel_config.tensor_parallel_size * getattr(
+        parallel_config, "prefill_context_parallel_size", 1
+    )
+    if parallel_config.distributed_executor_backend == "external_launcher" and parallel_config.world_size > 1:
+        raise FailedPrecondition(
+            "distributed_executor_backend: external_launcher schedules on every rank by itself, and ranks"
+            " whose drafts differ hang; use mp or ray, or one rank an engine"
+        )
+    return bool(parallel_config.rank % ranks == 0)
+
+
+def _prepare_vllm() -> None:
+    """Check the version, and see that the patches are in force where drafts are about to be made and
+    verified.
+
+    Raises:
+        FailedPrecondition: an untested vLLM, or a runner that can't be patched.
+    """
+    import vllm
+    from vllm.platforms import current_platform
+    from vllm.v1.sample import rejection_sampler
+    from vllm.v1.worker import gpu_model_runner
+
+    versions.check_version(vllm.__version__)
+    patches.hand_over_batch(gpu_model_runner)
+    if not patches.is_handed_over(gpu_model_runner):
+        raise FailedPrecondition(
+            f"vllm {vllm.__version__}: GPUModelRunner.propose_draft_token_ids is not where redraft patches"
+            f" it; install vllm {versions.TESTED[0]} to {versions.TESTED[-1]}"
+        )
+    if current_platform.is_cpu():
+        cpu_sampler.repair(rejection_sampler)
+
+
+def _make_source(options: Options, ended: EndedResponses) -> HistorySource:
+    if not options.address:
+        return EmbeddedHistory(ended)
+    from redraft.recipe.vllm.server_history import ServerHistory
+
+    return ServerHistory(options.address, run=options.run, vocabulary=options.vocabulary)
+
+
+def _within(token_ids: list[int], vocab_size: int) -> list[int]:
+    """Return `token_ids` up to the first that the model does not have: history of a larger vocabulary."""
+    for i, token_id in enumerate(token_ids):
+        if token_id >= vocab_size:
+            return token_ids[:i]
+    return token_ids

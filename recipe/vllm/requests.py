@@ -1,0 +1,296 @@
+"""The engine's requests as the drafter knows them, kept in step with vLLM's batch row by row.
+
+vLLM tells a proposer nothing about a request's life. What can be relied on is the runner's own bookkeeping:
+the batch's `req_ids`, and `requests`, which holds one state object for each request from its first step until
+it has finished or was aborted, preemption included. So a request is known by the *identity* of that object:
+an id that is used again has another object, and a request whose object is gone has ended, however it ended.
+
+Per-step work is numpy over all rows; Python looks at single requests only where the batch changed.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from redraft._core import Drafter
+from redraft.recipe.vllm.groups import Group, Groups
+from redraft.recipe.vllm.responses import EndedResponses
+
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
+
+TAIL = 4
+"""Last known tokens of a request that are compared with vLLM's buffer at each step."""
+
+
+class Batch(Protocol):
+    """What is read of vLLM's `InputBatch`."""
+
+    req_ids: list[str]
+    num_prompt_tokens: Int32Array
+    """int32, shape (max_num_reqs,)."""
+    num_tokens_no_spec: Int32Array
+    """int32, shape (max_num_reqs,): prompt and accepted tokens."""
+    token_ids_cpu: Int32Array
+    """int32, shape (max_num_reqs, max_model_len), C-contiguous."""
+
+
+class Step(NamedTuple):
+    """One engine step, ready for `Drafter.step`; b rows, the batch's order."""
+
+    handles: Int32Array
+    """int32, shape (b,)."""
+    token_ids: Int32Array
+    """int32, shape (t,): the tokens accepted since the last step."""
+    offsets: Int32Array
+    """int32, shape (b + 1,)."""
+    room: Int64Array
+    """int64, shape (b,), >= 0: most tokens that are worth drafting, 0 for a row that sampled nothing."""
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    state: Any
+    """vLLM's `CachedRequestState`; its identity is the request's."""
+    slot: int
+    """Row of this request in the per-request arrays, for as long as it lives."""
+    handle: int
+    group: Group
+    start: int
+    """Where the response starts in the row: after the group's prompt, which may be shorter than vLLM's."""
+    prompt_length: int
+    """Prompt tokens as vLLM counts them."""
+    stop_ids: frozenset[int]
+
+
+class Requests:
+    """Opens, advances and closes the drafter's requests. Not thread-safe: the proposer's lock guards it.
+
+    Args:
+        drafter: where requests are opened.
+        groups: where a request's group is found.
+        ended: where responses go that have ended.
+        max_model_len: vLLM's, prompt and response together.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        drafter: Drafter,
+        groups: Groups,
+        ended: EndedResponses,
+        max_model_len: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._drafter = drafter
+        self._groups = groups
+        self._ended = ended
+        self._max_model_len = max_model_len
+        self._clock = clock
+        self._by_id: dict[str, _Request] = {}
+        self._states: list[Any] = []
+        self._slots = np.zeros(0, np.int64)
+        self._free: list[int] = []
+        self._handles = np.zeros(0, np.int32)
+        self._known = np.zeros(0, np.int64)
+        self._limits = np.zeros(0, np.int64)
+        self._prompt_lengths = np.zeros(0, np.int64)
+        self._tails = np.zeros((0, TAIL), np.int32)
+        self._stops = np.zeros(
+            1, bool
+        )  # by token id: some request stops at it; the last is for all ids beyond
+
+    def __len__(self) -> int:
+        """Number of requests that vLLM has not ended, as far as known."""
+        return len(self._by_id)
+
+    def advance(self, batch: Batch, requests: Mapping[str, Any], sampled: list[list[int]]) -> Step:
+        """Bring every request up to date with vLLM's batch, after sampling.
+
+        Args:
+            batch: vLLM's input batch.
+            requests: the runner's states by request id.
+            sampled: what each row sampled in this step; empty for a row that is still in prefill.
+        """
+        rows = len(sampled)
+        emitted = np.fromiter(map(len, sampled), np.int64, rows)
+        states = list(map(requests.get, batch.req_ids))
+        if len(states) != len(self._states) or not all(map(operator.is_, states, self._states)):
+            self.sweep(requests)
+            self._match(batch, states, emitted)
+        slots = self._slots
+        total = batch.num_tokens_no_spec[:rows].astype(np.int64)
+        base = np.arange(rows) * batch.token_ids_cpu.shape[1]
+        text = batch.token_ids_cpu.reshape(-1)  # contiguous: a view
+        strayed = (total < self._known[slots]) | (
+            batch.num_prompt_tokens[:rows] != self._prompt_lengths[slots]
+        )
+        strayed |= (_tails(text, base, self._known[slots]) != self._tails[slots]).any(axis=1)
+        if strayed.any():
+            for row in np.flatnonzero(strayed):
+                self._restart(batch, int(row), int(emitted[row]))
+            slots = self._slots
+
+        known = self._known[slots]
+        limits = self._limits[slots]
+        # Normally what was just sampled; more where vLLM skipped the proposer for a step.
+        fresh = np.clip(np.minimum(total, limits) - known, 0, None)
+        offsets = np.zeros(rows + 1, np.int64)
+        np.cumsum(fresh, out=offsets[1:])
+        token_ids = text[np.repeat(base + known - offsets[:-1], fresh) + np.arange(offsets[-1])]
+        room = np.where(emitted > 0, np.clip(limits - total - 1, 0, None), 0)
+        stops = self._stops.take(token_ids, mode="clip")
+        if stops.any():
+            token_ids, offsets = self._cut(batch.req_ids, token_ids, offsets, np.flatnonzero(stops), room)
+        self._known[slots] = total
+        self._tails[slots] = _tails(text, base, total)
+        return Step(self._handles[slots], token_ids, offsets.astype(np.int32), room)
+
+    def sweep(self, requests: Mapping[str, Any]) -> None:
+        """Close every request that the runner no longer holds.
+
+        Args:
+            requests: the runner's states by request id; may be read while the runner changes it.
+        """
+        for request_id, request in list(self._by_id.items()):
+            if requests.get(request_id) is not request.state:
+                self._close(request_id)
+                self._states = []  # let go of vLLM's objects, and look at every row in the next step
+
+    def close(self) -> None:
+        """Close every request."""
+        self.sweep({})
+
+    def _match(self, batch: Batch, states: list[Any], emitted: Int64Array) -> None:
+        """Find or open each row's request, after the batch changed."""
+        self._slots = np.zeros(len(states), np.int64)
+        for row, request_id in enumerate(batch.req_ids):
+            request = self._by_id.get(request_id)
+            if request is None:
+                request = self._open(batch, row, states[row], int(emitted[row]))
+            self._slots[row] = request.slot
+        self._states = states
+
+    def _open(self, batch: Batch, row: int, state: Any, emitted: int) -> _Request:
+        request_id = batch.req_ids[row]
+        prompt_length = int(batch.num_prompt_tokens[row])
+        known = int(batch.num_tokens_no_spec[row]) - emitted
+        prompt = batch.token_ids_cpu[row, :prompt_length].copy()
+        if getattr(state, "prompt_token_ids", prompt) is None:  # given as embeddings
+            group = self._groups.alone(prompt)
+        else:
+            group = self._groups.find(prompt, self._clock())
+        start = len(group.prompt)
+        response = batch.token_ids_cpu[row, start:known].copy()
+        handle = self._drafter.open(group.live, response, history=group.history)
+        group.requests.add(handle)
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        parameters = getattr(state, "sampling_params", None)
+        stop_ids = _stop_ids(parameters)
+        max_tokens = getattr(parameters, "max_tokens", None)
+        longest = self._max_model_len if max_tokens is None else prompt_length + max_tokens
+        self._handles[slot] = handle
+        self._known[slot] = known
+        self._limits[slot] = min(longest, self._max_model_len)
+        self._prompt_lengths[slot] = prompt_length
+        if stop_ids and max(stop_ids) >= len(self._stops) - 1:
+            self._stops = np.append(self._stops[:-1], np.zeros(max(stop_ids) + 3 - len(self._stops), bool))
+        self._stops[list(stop_ids)] = True
+        stride = batch.token_ids_cpu.shape[1]
+        self._tails[slot] = _tails(
+            batch.token_ids_cpu.reshape(-1), np.array([row * stride]), np.array([known])
+        )[0]
+        request = _Request(state, slot, handle, group, start, prompt_length, stop_ids)
+        self._by_id[request_id] = request
+        return request
+
+    def _close(self, request_id: str) -> None:
+        request = self._by_id.pop(request_id)
+        self._drafter.close(request.handle)
+        self._free.append(request.slot)
+        if request.group.shared:
+            self._ended.add(request.group.prompt, _response(request), self._clock())
+        self._groups.leave(request.group, request.handle)
+
+    def _restart(self, batch: Batch, row: int, emitted: int) -> None:
+        """Open a request anew whose text is not what it was: tokens taken back, or a session's next turn."""
+        request_id = batch.req_ids[row]
+        request = self._by_id[request_id]
+        opened = self._open(batch, row, request.state, emitted)  # first, so that the group lives on
+        self._drafter.close(request.handle)
+        self._groups.leave(request.group, request.handle)
+        self._free.append(request.slot)
+        self._slots[row] = opened.slot
+
+    def _cut(
+        self,
+        req_ids: list[str],
+        token_ids: Int32Array,
+        offsets: Int64Array,
+        stops: Int64Array,
+        room: Int64Array,
+    ) -> tuple[Int32Array, Int64Array]:
+        """Drop what was sampled after a stop token: vLLM drops it too, and it is no response of anyone.
+
+        Args:
+            stops: int64: where in `token_ids` some request's stop tokens are, ascending.
+            room: set to 0 for the rows that stopped.
+        """
+        kept = np.ones(len(token_ids), bool)
+        for at, row in zip(stops, np.searchsorted(offsets, stops, side="right") - 1, strict=True):
+            if kept[at] and token_ids[at] in self._by_id[req_ids[row]].stop_ids:
+                kept[at + 1 : offsets[row + 1]] = False
+                room[row] = 0
+        return token_ids[kept], np.concatenate([[0], np.cumsum(kept)])[offsets]
+
+    def _grow(self) -> None:
+        old = len(self._handles)
+        more = max(64, old)
+        for name in ("_handles", "_known", "_limits", "_prompt_lengths", "_tails"):
+            array = getattr(self, name)
+            setattr(self, name, np.concatenate([array, np.zeros((more, *array.shape[1:]), array.dtype)]))
+        self._free.extend(range(old + more - 1, old - 1, -1))
+
+
+def _tails(text: Int32Array, base: Int64Array, ends: Int64Array) -> Int32Array:
+    """Return the last `TAIL` tokens before `ends` of rows that start at `base`; shape (b, TAIL)."""
+    columns = ends[:, None] - np.arange(TAIL, 0, -1)
+    return text[base[:, None] + np.clip(columns, 0, None)]
+
+
+def _stop_ids(parameters: Any) -> frozenset[int]:
+    """Return the tokens that end a response, the way vLLM's scheduler decides it."""
+    stop_ids = set(getattr(parameters, "stop_token_ids", None) or ())
+    end = getattr(parameters, "eos_token_id", None)  # None with ignore_eos
+    if end is not None:
+        stop_ids.add(end)
+    return frozenset(stop_ids)
+
+
+def _until_stop(token_ids: Int32Array, stop_ids: frozenset[int]) -> Int32Array | None:
+    """Return `token_ids` up to the first stop token, it included; None when there is none."""
+    if not stop_ids:
+        return None
+    hits = np.flatnonzero(np.isin(token_ids, list(stop_ids)))
+    return token_ids[: hits[0] + 1] if len(hits) else None
+
+
+def _response(request: _Request) -> Int32Array:
+    """Return what the request answered to its group's prompt, from vLLM's own record of it."""
+    output = np.asarray(getattr(request.state, "output_token_ids", ()), np.int32)
+    max_tokens = getattr(getattr(request.state, "sampling_params", None), "max_tokens", None)
+    output = output[:max_tokens]
+    stopped = _until_stop(output, request.stop_ids)
+    output = output if stopped is None else stopped
+    resumed = getattr(request.state, "prompt_token_ids", None)
+    if request.start == request.prompt_length or resumed is None:
+        return output
+    return np.concatenate([np.asarray(resumed[request.start :], np.int32), output])

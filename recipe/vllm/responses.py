@@ -1,0 +1,129 @@
+"""Responses that ended in this engine: what embedded history and the knowing of resumed rollouts rest on."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from redraft.rollout import prompt_key
+
+Int32Array = npt.NDArray[np.int32]
+
+RESPONSES_PER_PROMPT = 64
+"""Newest responses kept for a prompt: four epochs of a group of 16."""
+
+
+@dataclass(slots=True)
+class _Ended:
+    prompt: Int32Array
+    responses: list[Int32Array] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+
+class EndedResponses:
+    """Ended responses by prompt, bounded by tokens; the prompt whose responses are oldest goes first.
+
+    Safe to use from several threads.
+
+    Args:
+        limit: most response tokens kept, >= 0.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._by_key: OrderedDict[bytes, _Ended] = OrderedDict()
+        self._lengths: Counter[int] = Counter()
+        self._tokens = 0
+
+    def __len__(self) -> int:
+        """Number of prompts."""
+        return len(self._by_key)
+
+    @property
+    def num_tokens(self) -> int:
+        """Response tokens kept."""
+        return self._tokens
+
+    def add(self, prompt: Int32Array, response: Int32Array, at: float) -> None:
+        """Keep a response; it replaces an earlier one that it continues (an aborted rollout, resumed).
+
+        Args:
+            prompt: int32, shape (n,), n >= 1.
+            response: int32, shape (m,); ignored when empty.
+            at: time in seconds, of the caller's clock.
+        """
+        if not len(response):
+            return
+        with self._lock:
+            key = prompt_key(prompt)
+            ended = self._by_key.get(key)
+            if ended is None:
+                ended = self._by_key[key] = _Ended(prompt)
+                self._lengths[len(prompt)] += 1
+            elif not np.array_equal(ended.prompt, prompt):
+                return  # another prompt of the same key: it has no history, which is harmless
+            kept = [
+                i
+                for i, old in enumerate(ended.responses)
+                if not (len(old) < len(response) and np.array_equal(old, response[: len(old)]))
+            ][-(RESPONSES_PER_PROMPT - 1) :]
+            self._tokens -= sum(map(len, ended.responses))
+            ended.responses = [*(ended.responses[i] for i in kept), response]
+            ended.times = [*(ended.times[i] for i in kept), at]
+            self._tokens += sum(map(len, ended.responses))
+            self._by_key.move_to_end(key)
+            while self._tokens > self._limit and self._by_key:
+                _, oldest = self._by_key.popitem(last=False)
+                self._tokens -= sum(map(len, oldest.responses))
+                self._lengths[len(oldest.prompt)] -= 1
+                self._lengths += Counter()  # drops lengths that nobody has any more
+
+    def of(self, prompt: Int32Array, since: float = 0.0) -> list[Int32Array]:
+        """Return the prompt's responses that ended at `since` or later, oldest first."""
+        with self._lock:
+            ended = self._by_key.get(prompt_key(prompt))
+            if ended is None or not np.array_equal(ended.prompt, prompt):
+                return []
+            return [r for r, at in zip(ended.responses, ended.times, strict=True) if at >= since]
+
+    def continued_by(self, prompt: Int32Array) -> Int32Array | None:
+        """Return the prompt that `prompt` resumes: a kept prompt and the start of one of its responses.
+
+        That is what a rollout looks like that was aborted and is resumed with what it had generated as part
+        of its prompt.
+
+        Args:
+            prompt: int32, shape (n,), n >= 1.
+
+        Returns:
+            int32, shape (m,), m < n, the longest there is; None when `prompt` resumes nothing.
+        """
+        with self._lock:
+            prefixes = list(_prefix_keys(prompt, self._lengths))
+            for length, key in reversed(prefixes):
+                ended = self._by_key.get(key)
+                if ended is None or not np.array_equal(ended.prompt, prompt[:length]):
+                    continue
+                rest = prompt[length:]
+                if any(np.array_equal(rest, response[: len(rest)]) for response in ended.responses):
+                    return ended.prompt
+        return None
+
+
+def _prefix_keys(prompt: Int32Array, lengths: Iterable[int]) -> Iterable[tuple[int, bytes]]:
+    """Yield (length, prompt key of that prefix) for each proper prefix length, ascending, hashing once."""
+    state = xxhash.xxh3_128()
+    done = 0
+    for length in sorted(lengths):
+        if length >= len(prompt):
+            break
+        state.update(np.ascontiguousarray(prompt[done:length], dtype="<i4").data)
+        done = length
+        yield length, state.digest()

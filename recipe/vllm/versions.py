@@ -1,0 +1,68 @@
+"""The vLLM versions that redraft was tested with: the one place that names them."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from redraft.errors import FailedPrecondition, NotFound
+
+TESTED = ("0.24", "0.25", "0.26", "0.27", "0.28", "0.29", "0.30", "0.31", "0.32")
+"""Minor series whose proposer interface is the one that redraft was written against; 0.32.0 is what the tests
+run. A patch release keeps its series' interface."""
+
+OVERRIDE = "REDRAFT_ALLOW_UNTESTED_VLLM"
+"""Environment variable: "1" starts with a vLLM that is not in `TESTED`, at the user's own risk."""
+
+
+def check_version(version: str) -> None:
+    """Refuse a vLLM that redraft was never tested with.
+
+    Called when the proposer is constructed, not when the plugin is loaded: who has redraft installed without
+    using it keeps any vLLM working.
+
+    Args:
+        version: `vllm.__version__`, with or without a local suffix ("0.32.0+cpu").
+
+    Raises:
+        FailedPrecondition: the version's series is not in `TESTED` and the override is not set.
+    """
+    series = re.match(r"\d+\.\d+", version)
+    if (series and series.group() in TESTED) or os.environ.get(OVERRIDE) == "1":
+        return
+    raise FailedPrecondition(
+        f"vllm {version}: redraft was tested with {TESTED[0]} to {TESTED[-1]} only, and its proposer reads"
+        f" vLLM's internals. Install a tested version (pip install 'vllm~={TESTED[-1]}.0'), or set"
+        f" {OVERRIDE}=1 to try this one."
+    )
+
+
+RELIED_ON: dict[tuple[str, str], tuple[str, ...]] = {
+    ("vllm/v1/worker/gpu_model_runner.py", "GPUModelRunner.propose_draft_token_ids"): (),
+}
+"""What redraft patches or takes for granted in vLLM's source -> the fingerprints that were read and found good."""
+
+
+def fingerprint(path: Path, name: str) -> str:
+    """Return the first 16 hex digits of the SHA-256 of a definition's source text, signature included.
+
+    Reads the file and imports nothing, so it works on an unpacked wheel of any version.
+
+    Args:
+        path: a Python source file.
+        name: "function", or "Class.method".
+
+    Raises:
+        NotFound: the file has no such definition.
+    """
+    source = path.read_text()
+    node: ast.AST = ast.parse(source)
+    for part in name.split("."):
+        found = [child for child in ast.iter_child_nodes(node) if getattr(child, "name", None) == part]
+        if not found:
+            raise NotFound(f"{name}: {path} does not define it")
+        node = found[-1]
+    return hashlib.sha256((ast.get_source_segment(source, node) or "").encode()).hexdigest()[:16]
