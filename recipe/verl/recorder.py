@@ -1,0 +1,124 @@
+"""What an agent loop worker does with a finished trajectory: publish it and count it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from redraft.client import Publisher
+from redraft.errors import InvalidArgument
+from redraft.recipe.verl.tally import SPEC_KEYS, Slot, Tally
+from redraft.rollout import Rollout
+from redraft.vocabulary import Vocabulary
+
+_LOG = logging.getLogger("redraft.recipe.verl")
+
+EPOCH, OCCURRENCE = "redraft_epoch", "redraft_occurrence"
+"""Columns that the trainer and the agent loop manager add to a batch of prompts."""
+
+OCCURRENCE_STRIDE = 1 << 16
+"""A data set may hold a prompt twice in one step; the groups' samples are numbered apart by this."""
+
+
+class Recorder:
+    """Publishes the trajectories of one agent loop worker and counts them by slot.
+
+    Args:
+        session: what the trainer decided: `addresses`, `run`, `vocabulary` (size, fingerprint),
+            `publish_validation`; None or no addresses: count only.
+    """
+
+    def __init__(self, session: Mapping[str, Any] | None) -> None:
+        session = session or {}
+        self._publish_validation = bool(session.get("publish_validation", True))
+        self._tallies: dict[Slot, Tally] = {}
+        self._malformed = 0
+        self._publisher: Publisher | None = None
+        if session.get("addresses"):
+            vocabulary = Vocabulary(**session.get("vocabulary", {}))
+            self._publisher = Publisher(
+                list(session["addresses"]), run=str(session["run"]), vocabulary=vocabulary
+            )
+
+    def record(
+        self, outputs: Sequence[Any], validate: bool, fields: Mapping[str, Any], times: tuple[float, float]
+    ) -> None:
+        """Count and publish the trajectories of one finished agent loop; never raises for a bad one.
+
+        Args:
+            outputs: verl's AgentLoopOutput, one for each trajectory of the session, rewards filled in.
+            validate: whether this is a validation rollout.
+            fields: the prompt's columns: `uid`, `session_id`, `global_steps`, EPOCH, OCCURRENCE.
+            times: when the agent loop started and ended, seconds since 1970.
+        """
+        slot = Slot(bool(validate), int(fields["global_steps"]), int(fields.get(EPOCH, 0)))
+        tally = self._tallies.setdefault(slot, Tally())
+        tally.merge(Tally(started=times[0], ended=times[1]))
+        for output in outputs:
+            tally.merge(_count(output))
+        if self._publisher is None or (validate and not self._publish_validation):
+            return
+        sample = int(fields.get(OCCURRENCE, 0)) * OCCURRENCE_STRIDE + int(fields["session_id"])
+        for output in outputs:
+            try:
+                self._publisher.publish([_rollout(output, slot, sample, str(fields.get("uid", "")))])
+            except InvalidArgument as error:
+                self._malformed += 1
+                if self._malformed == 1:
+                    _LOG.warning(
+                        "redraft: a response is not published: %s (further ones are only counted)", error
+                    )
+
+    async def collect(self, flush_timeout: float) -> dict[str, Any]:
+        """Return and reset the tallies, and tell how publishing fares since the start.
+
+        Args:
+            flush_timeout: wait at most this many seconds for responses still to be sent; 0: do not wait.
+
+        Returns:
+            {"tallies": {Slot: Tally}, "publisher": counts of PublisherStats, and `malformed`}.
+        """
+        publisher: dict[str, Any] = {"malformed": self._malformed}
+        if self._publisher is not None:
+            if flush_timeout > 0:
+                await asyncio.to_thread(self._publisher.flush, flush_timeout)
+            publisher |= asdict(self._publisher.stats())
+        tallies, self._tallies = self._tallies, {}
+        return {"tallies": tallies, "publisher": publisher}
+
+
+def now() -> float:
+    """Return the time in seconds since 1970; nodes' clocks are expected to agree within milliseconds."""
+    return time.time()
+
+
+def _count(output: Any) -> Tally:
+    tokens = int(sum(output.response_mask))
+    tally = Tally(trajectories=1, generated_tokens=tokens)
+    counts = [output.extra_fields.get(key) for key in SPEC_KEYS]
+    if None not in counts:
+        tally.drafted, tally.accepted, tally.verify_steps = (int(n) for n in counts)
+        tally.metered_tokens = tokens
+    if output.reward_score is not None:
+        tally.rewarded, tally.reward_sum = 1, float(output.reward_score)
+    return tally
+
+
+def _rollout(output: Any, slot: Slot, sample: int, group_id: str) -> Rollout:
+    reward = output.reward_score
+    return Rollout(
+        prompt_token_ids=np.asarray(output.prompt_ids, dtype=np.int32),
+        response_token_ids=np.asarray(output.response_ids, dtype=np.int32),
+        epoch=slot.epoch,
+        step=slot.step,
+        sample=sample,
+        reward=float(reward) if reward is not None and np.isfinite(reward) else None,
+        group_id=group_id,
+        validation=slot.validation,
+    )

@@ -1,0 +1,116 @@
+"""From counts to figures: metrics of a step, a validation and an epoch, and the file that holds them."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from redraft.recipe.verl.tally import Tally
+from redraft.recipe.verl.watch import Drafting
+
+
+@dataclass
+class Period:
+    """Rollouts and drafting of a step, a validation or an epoch."""
+
+    tally: Tally = field(default_factory=Tally)
+    drafting: Drafting = field(default_factory=Drafting)
+    generation_seconds: float = 0.0
+
+    def add(self, other: Period) -> Period:
+        """Add `other` and return self; the seconds of separate generations add up."""
+        self.tally.merge(other.tally)
+        self.drafting.add(other.drafting)
+        self.generation_seconds += other.generation_seconds
+        return self
+
+    @classmethod
+    def of(cls, tally: Tally, drafting: Drafting) -> Period:
+        """Return the period of one dispatch."""
+        return cls(tally, drafting, tally.generation_seconds or 0.0)
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures of redraft.recipe.verl's table, and `by_source`; None for what is not known.
+
+        The engine's own counters of each trajectory come first; a vLLM without them leaves the proposers'.
+        """
+        tally, drafting = self.tally, self.drafting
+        if tally.metered_tokens:
+            drafted, accepted = tally.drafted, tally.accepted
+            length, per_step = tally.mean_acceptance_length, tally.tokens_per_step
+        else:
+            drafted, accepted = drafting.drafted, drafting.accepted
+            per_step = drafting.emitted / drafting.steps if drafting.steps else None
+            length = per_step
+        seconds = self.generation_seconds
+        return {
+            "mean_acceptance_length": length,
+            "tokens_per_step": per_step,
+            "acceptance_rate": accepted / drafted if drafted else None,
+            "drafted": drafted,
+            "accepted": accepted,
+            "by_source": {
+                s: {"drafted": d, "accepted": a} for s, (d, a) in sorted(drafting.by_source.items())
+            },
+            "draft_seconds": drafting.draft_seconds,
+            "index_bytes": drafting.index_bytes,
+            "generated_tokens": tally.generated_tokens,
+            "generation_seconds": seconds,
+            "tokens_per_second": tally.generated_tokens / seconds if seconds > 0 else None,
+        }
+
+
+def as_metrics(figures: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """Return the known figures as verl metrics named `prefix`/<figure>; shares by source instead of counts."""
+    metrics = {f"{prefix}/{k}": float(v) for k, v in figures.items() if isinstance(v, (int, float))}
+    sources = figures.get("by_source", {})
+    accepted = sum(counts["accepted"] for counts in sources.values())
+    for source, counts in sources.items():
+        if accepted:
+            metrics[f"{prefix}/accepted_share/{source}"] = counts["accepted"] / accepted
+    return metrics
+
+
+class MetricsFile:
+    """Appends one JSON object a line, flushed, so that another process can follow the run.
+
+    Args:
+        path: the file; its folder is made. None: nothing is written.
+        run: the run's name, part of every line.
+    """
+
+    def __init__(self, path: str | None, run: str) -> None:
+        self._run = run
+        self._file: TextIO | None = None
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the trainer
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Write one line; what JSON cannot say (NaN, infinity) becomes null."""
+        if self._file is None:
+            return
+        line = {"kind": kind, "time": time.time(), "run": self._run, **values}
+        self._file.write(json.dumps(_plain(line)) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    number = float(value)  # NumPy and torch scalars too
+    return number if math.isfinite(number) else None

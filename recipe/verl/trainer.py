@@ -1,0 +1,253 @@
+"""verl's trainers with drafting: a mixin, and the modes that it is known to work with."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from verl.trainer.ppo.v1 import PPOTrainerSync
+from verl.utils import tensordict_utils as tu
+from verl.utils.debug import marked_timer
+from verl.workers.rollout.replica import RolloutReplicaRegistry
+
+from redraft.errors import FailedPrecondition
+from redraft.recipe.verl.draft_servers import DraftServers
+from redraft.recipe.verl.options import Options, parse_options
+from redraft.recipe.verl.recorder import EPOCH
+from redraft.recipe.verl.report import MetricsFile, Period, as_metrics
+from redraft.recipe.verl.rollout_server import engine_reports_requests, load_replica
+from redraft.recipe.verl.tally import Tally, merge_slots
+from redraft.recipe.verl.watch import Drafting, DraftingWatch
+from redraft.vocabulary import Vocabulary
+
+_LOG = logging.getLogger("redraft.recipe.verl")
+_LOG.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
+
+MANAGER = "redraft.recipe.verl.agent_loop.RedraftAgentLoopManager"
+
+
+class RedraftMixin:
+    """Drafting for a verl V1 trainer; goes before the trainer in the bases.
+
+    Uses verl's own seams only: `_init_dataloader` (tokenizer and data are known, nothing is started yet),
+    `_fetch_one_gen_batch`, `_build_replay_buffer`, `_load_checkpoint`, `_validate`, `on_step_end`,
+    `_compute_metrics`.
+    """
+
+    config: DictConfig
+    global_steps: int
+    steps_per_epoch: int
+
+    # ------------------------------------------------------------------ set-up
+
+    def __init__(self, config: DictConfig) -> None:
+        self._options: Options = parse_options(OmegaConf.to_container(config.redraft, resolve=True))
+        self._servers: DraftServers | None = None
+        self._watch: DraftingWatch | None = None
+        self._file = MetricsFile(self._options.metrics_file, self._options.run)
+        self._epochs: dict[int, Period] = defaultdict(Period)
+        self._train, self._validation = Tally(), Tally()
+        self._drafting = Drafting()
+        self._publishing: dict[str, int] = {}
+        self._pass: int | None = None
+        super().__init__(config)  # type: ignore[call-arg]
+
+    def _build_replay_buffer(self) -> Any:
+        buffer = super()._build_replay_buffer()  # type: ignore[misc]
+        if self._options.poll_interval is not None:
+            buffer.poll_interval = self._options.poll_interval
+        return buffer
+
+    def _init_dataloader(self) -> None:
+        super()._init_dataloader()  # type: ignore[misc]
+        with open_dict(self.config):
+            self._configure_agent_loops()
+            if self._options.enable:
+                self._configure_drafting()
+            if self._options.export_dir is not None:
+                self._configure_export()
+        self._file.write(
+            "start",
+            step=0,
+            epoch=0,
+            steps_per_epoch=self.steps_per_epoch,
+            total_steps=self.total_training_steps,  # type: ignore[attr-defined]
+            enable=self._options.enable,
+            addresses=list(self.config.redraft.session.get("addresses", [])),
+            num_speculative_tokens=self._options.num_speculative_tokens,
+            prompts_per_step=self.config.data.train_batch_size,
+            responses_per_prompt=self.config.actor_rollout_ref.rollout.n,
+        )
+
+    def _configure_agent_loops(self) -> None:
+        agent = self.config.actor_rollout_ref.rollout.agent
+        if agent.get("agent_loop_manager_class") not in (None, MANAGER):
+            raise FailedPrecondition(
+                f"actor_rollout_ref.rollout.agent.agent_loop_manager_class: {agent.agent_loop_manager_class} would "
+                f"replace the one that publishes; derive it from {MANAGER}, or leave it null"
+            )
+        agent.agent_loop_manager_class = MANAGER
+        self.config.redraft.session = {"steps_per_epoch": max(self.steps_per_epoch, 1)}
+
+    def _configure_drafting(self) -> None:
+        """Start or find the servers, and point the rollout engines and the agent loops at them."""
+        options = self._options
+        if not options.addresses:
+            self._servers = DraftServers(options.server)
+        addresses = list(options.addresses or self._servers.addresses)  # type: ignore[union-attr]
+        self._watch = DraftingWatch(addresses, options.run)
+        for address, held in self._watch.stored().items():
+            _LOG.info("draft server %s holds %d responses of run %s", address, held, options.run)
+        # The size stays unknown: models pad their embeddings beyond the tokenizer's ids.
+        fingerprint = Vocabulary.from_tokenizer(self.tokenizer).fingerprint  # type: ignore[attr-defined]
+        self.config.redraft.session.update(
+            addresses=addresses,
+            run=options.run,
+            vocabulary={"fingerprint": fingerprint},
+            publish_validation=options.publish_validation,
+        )
+        engine = self.config.actor_rollout_ref.rollout.engine_kwargs.vllm
+        engine.speculative_config = {
+            "method": "custom_class",
+            "model": options.proposer,
+            "num_speculative_tokens": options.num_speculative_tokens,
+        }
+        proposer = {"address": addresses, "run": options.run, "vocabulary": fingerprint}
+        additional = OmegaConf.to_container(OmegaConf.create(engine.get("additional_config") or {}))
+        engine.additional_config = {**additional, "redraft": {**proposer, **options.proposer_options}}
+        if engine_reports_requests():
+            engine.setdefault("per_request_spec_decode_metrics", "summary")
+            RolloutReplicaRegistry.register("vllm", load_replica)
+
+    def _configure_export(self) -> None:
+        checkpoint = self.config.actor_rollout_ref.actor.checkpoint
+        own = self.config.trainer.save_freq > 0
+        contents = list(checkpoint.save_contents) if own else []
+        checkpoint.save_contents = [*contents, *({"hf_model"} - set(contents))]
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()  # type: ignore[misc]
+        if self.global_steps > 0 and self._watch is not None:
+            # Steps that will be run again must not be drafted from the responses of their first time.
+            self._watch.forget_from(self.global_steps + 1)
+
+    # ------------------------------------------------------------------ rollouts
+
+    def _fetch_one_gen_batch(self) -> Any:
+        """Fetch prompts as verl does and mark them with the pass over the data that they belong to."""
+        before = self.train_dataloader_it  # type: ignore[has-type]
+        batch = super()._fetch_one_gen_batch()  # type: ignore[misc]
+        if self._pass is None:
+            self._pass = max(self.global_steps - 1, 0) // max(self.steps_per_epoch, 1)
+        elif self.train_dataloader_it is not before:
+            self._pass += 1
+        tu.assign_non_tensor_stack(batch, EPOCH, [self._pass] * len(batch))
+        return batch
+
+    def _collect(self, flush_timeout: float = 0.0) -> None:
+        """Take over what the agent loop workers counted since the last time."""
+        collected = self.agent_loop_manager.redraft_collect(flush_timeout)  # type: ignore[attr-defined]
+        for slot, tally in merge_slots([collected["tallies"]]).items():
+            (self._validation if slot.validation else self._train).merge(tally)
+        self._publishing = collected["publisher"]
+
+    def _take_drafting(self) -> Drafting:
+        return self._watch.take() if self._watch is not None else Drafting()
+
+    # ------------------------------------------------------------------ figures
+
+    def _validate(self) -> dict[str, Any]:
+        self._drafting.add(self._take_drafting())  # what came before belongs to training
+        metrics: dict[str, Any] = super()._validate()  # type: ignore[misc]
+        self._collect()
+        period = Period.of(self._validation, self._take_drafting())
+        self._validation = Tally()
+        epoch = max(self.global_steps - 1, 0) // max(self.steps_per_epoch, 1)
+        metrics.update(as_metrics(period.figures(), "redraft/validation"))
+        self._write("validation", period, epoch)
+        return metrics
+
+    def on_step_end(self) -> None:
+        """Do what verl does, then export the weights if this was an epoch's last step."""
+        super().on_step_end()  # type: ignore[misc]
+        if self._options.export_dir is not None and self._ends_epoch(self.global_steps):
+            epoch = (self.global_steps - 1) // max(self.steps_per_epoch, 1)
+            path = os.path.join(os.path.abspath(self._options.export_dir), f"epoch_{epoch}")
+            with marked_timer("redraft_export", self.timing_raw):  # type: ignore[attr-defined]
+                self.actor_rollout_wg.save_checkpoint(path, None, self.global_steps)  # type: ignore[attr-defined]
+
+    def _compute_metrics(
+        self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
+    ) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)  # type: ignore[misc]
+        self._collect()
+        period = Period.of(self._train, self._drafting.add(self._take_drafting()))
+        self._train, self._drafting = Tally(), Drafting()
+        if period.tally.reward is None:
+            score = metrics.get("critic/score/mean")
+            if score is not None:  # rewards of a colocated reward model come after the rollout
+                period.tally.rewarded, period.tally.reward_sum = 1, float(score)
+        metrics.update(as_metrics(period.figures(), "redraft"))
+        metrics.update(self._health())
+        self._write("step", period, epoch, timing=dict(timing_raw))
+        self._epochs[epoch].add(period)
+        if self._ends_epoch(global_steps):
+            whole = self._epochs.pop(epoch)
+            metrics.update(as_metrics(whole.figures(), "redraft/epoch"))
+            self._write("epoch", whole, epoch)
+
+    def _write(self, kind: str, period: Period, epoch: int, **more: Any) -> None:
+        self._file.write(
+            kind,
+            step=self.global_steps,
+            epoch=epoch,
+            reward=period.tally.reward,
+            trajectories=period.tally.trajectories,
+            **period.figures(),
+            **{name.rsplit("/", 1)[1]: value for name, value in self._health().items()},
+            **more,
+        )
+
+    def _health(self) -> dict[str, float]:
+        counts = self._publishing
+        lost = counts.get("refused", 0) + counts.get("dropped", 0) + counts.get("malformed", 0)
+        failures = self._watch.failures if self._watch is not None else 0
+        return {
+            "redraft/published": float(counts.get("published", 0)),
+            "redraft/lost": float(lost),
+            "redraft/unavailable": float(failures),
+        }
+
+    def _ends_epoch(self, step: int) -> bool:
+        return step % max(self.steps_per_epoch, 1) == 0 or step >= self.total_training_steps  # type: ignore[attr-defined]
+
+    # ------------------------------------------------------------------ end
+
+    def redraft_close(self) -> None:
+        """Send what is still to be sent, tell the last counts and stop the servers; safe after a failed start."""
+        try:
+            if getattr(self, "agent_loop_manager", None) is not None:
+                self._collect(self._options.flush_timeout if self._options.enable else 0.0)
+            self._file.write("end", step=getattr(self, "global_steps", 0), **self._publishing)
+        except Exception as error:
+            _LOG.warning("redraft: the last responses may not have been published: %s", error)
+        finally:
+            self._file.close()
+            if self._watch is not None:
+                self._watch.close()
+            if self._servers is not None:
+                self._servers.stop()
+
+
+class RedraftTrainerSync(RedraftMixin, PPOTrainerSync):
+    """verl's synchronous trainer with drafting."""
+
+
+TRAINERS: dict[str, type[RedraftMixin]] = {"sync": RedraftTrainerSync}
+"""verl's `trainer.v1.trainer_mode` -> the trainer that replaces it; further modes register here.
+
+A mode keeps its name: verl takes every mode but "sync" for an asynchronous one.
+"""

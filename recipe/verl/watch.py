@@ -1,0 +1,159 @@
+"""The proposers' cumulative counters, as the draft servers tell them, turned into what happened since last asked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from redraft.client import DraftClient
+from redraft.errors import NotFound, RedraftError
+from redraft.v1 import common_pb2
+
+_LOG = logging.getLogger("redraft.recipe.verl")
+
+
+@dataclass
+class Drafting:
+    """What the proposers drafted, summed over engines."""
+
+    by_source: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Source ("history", "live") -> (drafted, accepted) tokens."""
+    steps: int = 0
+    """Engine steps of single requests, those without a draft included."""
+    emitted: int = 0
+    """Tokens that these steps emitted."""
+    draft_seconds: float = 0.0
+    """Wall time spent in drafting."""
+    unavailable: int = 0
+    """Requests that did without history as no server answered."""
+    index_bytes: int = 0
+    """Memory of the indexes that the engines hold (a level, not a sum)."""
+
+    @property
+    def drafted(self) -> int:
+        """Drafted tokens of all sources."""
+        return sum(drafted for drafted, _ in self.by_source.values())
+
+    @property
+    def accepted(self) -> int:
+        """Accepted tokens of all sources."""
+        return sum(accepted for _, accepted in self.by_source.values())
+
+    def add(self, other: Drafting, sign: int = 1) -> Drafting:
+        """Add `other` (sign 1) or take it away (sign -1) and return self; levels become those of the newer one."""
+        for source, (drafted, accepted) in other.by_source.items():
+            mine = self.by_source.get(source, (0, 0))
+            self.by_source[source] = (mine[0] + sign * drafted, mine[1] + sign * accepted)
+        self.steps += sign * other.steps
+        self.emitted += sign * other.emitted
+        self.draft_seconds += sign * other.draft_seconds
+        self.unavailable += sign * other.unavailable
+        if sign > 0:
+            self.index_bytes = other.index_bytes
+        return self
+
+    @classmethod
+    def of(cls, messages: Sequence[common_pb2.Acceptance]) -> Drafting:
+        """Return the sum of several engines' counters."""
+        total = cls()
+        for message in messages:
+            part = cls(
+                by_source={s.source: (sum(s.drafted), sum(s.accepted)) for s in message.sources},
+                steps=message.steps,
+                emitted=message.emitted,
+                draft_seconds=message.draft_seconds,
+                unavailable=message.unavailable,
+            )
+            total.add(part)
+            total.index_bytes += message.index_bytes
+        return total
+
+
+class DraftingWatch:
+    """Asks the draft servers how the proposers fare; a server that does not answer costs a log line and a count.
+
+    Each engine reports to the first server that answers and keeps its counters from its start, so after a server
+    died the same engine may be told of by two: the newer report, the one with more steps, holds. What was learnt
+    from a server that is gone is not forgotten.
+
+    Args:
+        addresses: draft servers, host:port each.
+        run: the run's name.
+        timeout: longest wait for one server, in seconds.
+    """
+
+    def __init__(self, addresses: Sequence[str], run: str, *, timeout: float = 2.0) -> None:
+        self.run = run
+        self.failures = 0
+        """Questions that no answer came to, since the start."""
+        self._clients = [DraftClient(address, timeout=timeout) for address in addresses]
+        self._down: set[str] = set()
+        self._workers: dict[str, common_pb2.Acceptance] = {}
+        self._seen = Drafting()
+
+    def take(self) -> Drafting:
+        """Return what was drafted since the last call (since the start at the first)."""
+        for client in self._clients:
+            self._ask(client)
+        now = Drafting.of(list(self._workers.values()))
+        since = Drafting(index_bytes=now.index_bytes).add(now)
+        since.add(self._seen, -1)
+        self._seen = now
+        return since
+
+    def forget_from(self, step: int) -> None:
+        """Have the servers drop responses of global step `step` and later ones: the trainer resumed before it."""
+        for client in self._clients:
+            try:
+                gone = client.forget(self.run, from_step=step)
+                if gone.responses:
+                    _LOG.warning(
+                        "%s: dropped %d responses of steps >= %d", client.address, gone.responses, step
+                    )
+            except NotFound:
+                pass
+            except RedraftError as error:
+                self._failed(client, error)
+
+    def stored(self) -> Mapping[str, int]:
+        """Return address -> responses of the run that a server holds; servers that do not answer are missing."""
+        held: dict[str, int] = {}
+        for client in self._clients:
+            try:
+                held[client.address] = sum(run.responses for run in client.stats(self.run).runs)
+            except NotFound:
+                held[client.address] = 0
+            except RedraftError as error:
+                self._failed(client, error)
+        return held
+
+    def close(self) -> None:
+        """Close the connections."""
+        for client in self._clients:
+            client.close()
+
+    def _ask(self, client: DraftClient) -> None:
+        try:
+            answer = client.stats(self.run)
+        except NotFound:
+            return
+        except RedraftError as error:
+            self._failed(client, error)
+            return
+        if client.address in self._down:
+            self._down.discard(client.address)
+            _LOG.warning("draft server %s answers again", client.address)
+        for run in answer.runs:
+            for told in run.workers:
+                known = self._workers.get(told.worker)
+                if known is None or told.acceptance.steps >= known.steps:
+                    self._workers[told.worker] = told.acceptance
+
+    def _failed(self, client: DraftClient, error: RedraftError) -> None:
+        self.failures += 1
+        if client.address not in self._down:
+            self._down.add(client.address)
+            _LOG.warning(
+                "draft server %s does not answer, training goes on without it: %s", client.address, error
+            )
