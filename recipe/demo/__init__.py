@@ -1,0 +1,1 @@
+"""`redraft demo`: GRPO on a small policy, with drafting on, from one command."""

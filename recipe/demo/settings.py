@@ -1,0 +1,115 @@
+"""What the demo runs with, for each model and size: one table instead of numbers all over the place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from redraft.recipe.demo.policy import PolicyConfig
+from redraft.recipe.demo.tasks import TASKS, Task
+
+MODELS = ("tiny", "smollm2")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One demo run. Lengths are in tokens."""
+
+    model: str
+    tasks: tuple[Task, ...]
+    epochs: int
+    prompts: int
+    """Training prompts; every epoch runs over all of them."""
+    prompts_per_step: int
+    responses_per_prompt: int
+    """Group size of GRPO."""
+    temperature: float
+    learning_rate: float
+    updates_per_step: int
+    prompt_length: int
+    response_length: int
+    draft_tokens: int
+    """Most draft tokens for a request in one engine step."""
+    comparison_prompts: int
+    """Prompts of the comparison with plain decoding at the demo's concurrency, a group each."""
+    comparison_rounds: int
+    """Times that each side of the comparison is measured; the report has the medians."""
+    single_prompts: int
+    """Prompts that are generated one at a time."""
+    single_epochs: int
+    """Epochs with a measurement of one request at a time: first, last and evenly between."""
+    hard_temperature: float | None = None
+    """Temperature of one more measurement, beside that of training."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    seed: int = 1
+
+    @property
+    def concurrency(self) -> int:
+        """Requests in the engine at the start of a training step."""
+        return self.prompts_per_step * self.responses_per_prompt
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training steps in one pass over the prompts."""
+        return self.prompts // self.prompts_per_step
+
+    @property
+    def max_model_len(self) -> int:
+        """Context of the engine: room for the drafts behind the longest response."""
+        return self.prompt_length + self.response_length + self.draft_tokens
+
+
+def choose(model: str, *, small: bool = False, **changes: Any) -> Settings:
+    """Return the settings of a model of `MODELS`; `small` shortens everything; `changes` that are None count not."""
+    settings = {"tiny": _tiny, "smollm2": _smollm2}[model](small)
+    return replace(settings, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _tiny(small: bool) -> Settings:
+    settings = Settings(
+        model="tiny",
+        tasks=tuple(TASKS.values()),
+        epochs=6,
+        prompts=32,
+        prompts_per_step=8,
+        responses_per_prompt=8,
+        temperature=1.0,
+        learning_rate=3e-4,
+        updates_per_step=2,
+        prompt_length=64,
+        response_length=192,
+        draft_tokens=8,
+        comparison_prompts=8,
+        comparison_rounds=3,
+        single_prompts=6,
+        single_epochs=3,
+    )
+    if not small:
+        return settings
+    policy = replace(settings.policy, examples=settings.policy.examples // 5)
+    return replace(
+        settings, policy=policy, epochs=3, prompts=16, comparison_rounds=1, single_prompts=3, single_epochs=2
+    )
+
+
+def _smollm2(small: bool) -> Settings:
+    settings = Settings(
+        model="smollm2",
+        tasks=(TASKS["gcd"],),
+        epochs=3,
+        prompts=4,
+        prompts_per_step=2,
+        responses_per_prompt=8,
+        temperature=0.6,
+        learning_rate=1e-5,
+        updates_per_step=1,
+        prompt_length=96,
+        response_length=96,
+        draft_tokens=6,
+        comparison_prompts=2,
+        comparison_rounds=1,
+        single_prompts=2,
+        single_epochs=2,
+        hard_temperature=1.0,
+    )
+    return replace(settings, epochs=2, prompts=2, response_length=48) if small else settings

@@ -1,0 +1,134 @@
+"""The demo's tasks: reasoning-gym problems, worked solutions to learn from, and the reward.
+
+The problems, their answers and the scorer are reasoning-gym's. What it lacks are solutions with their steps,
+which a policy needs to see before reinforcement learning can improve on them; those are written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+from random import Random
+from typing import Any
+
+import reasoning_gym
+
+Entry = dict[str, Any]
+"""A reasoning-gym problem: `question`, `answer` and `metadata`."""
+
+# Seeds of the three disjoint streams. reasoning-gym derives problem i from seed + i, so the gaps are wide.
+SUPERVISED_SEED = 1_000_000_000
+TRAIN_SEED = 7_000
+TEST_SEED = 500_000_000
+
+
+@dataclass(frozen=True)
+class Task:
+    """A reasoning-gym generator with its settings and the way to write a solution down."""
+
+    name: str
+    options: dict[str, Any]
+    solve: Callable[[Entry, Random], str]
+    share: int = 1
+    """How many supervised examples it gets, relative to the others."""
+
+    def problems(self, seed: int) -> Iterator[Entry]:
+        """Yield problems without end; equal seeds yield equal problems."""
+        for block in count():
+            size = 1000
+            yield from reasoning_gym.create_dataset(
+                self.name, seed=seed + block * size, size=size, **self.options
+            )
+
+
+def _write(opening: tuple[str, str, str], steps: list[str], answer: int, style: int) -> str:
+    """Lay the steps out in one of three styles, as a corpus from several hands would."""
+    lines = [opening[style], *((step, f"Then {step}.", f"- {step}")[style] for step in steps)]
+    closing = ("So the answer is", "Therefore:", "Result:")[style]
+    return "\n".join([*lines, f"{closing} <answer>{answer}</answer>"])
+
+
+def solve_chain_sum(entry: Entry, rng: Random) -> str:
+    """Add from left to right: first the tens of a term, then its ones."""
+    first, *rest = entry["metadata"]["expression"].split(" ")
+    total, steps = int(first), []
+    for sign, term in zip(rest[::2], rest[1::2], strict=True):
+        tens, ones = int(term) // 10 * 10, int(term) % 10
+        parts = []
+        for part in (tens, ones):
+            if part:
+                before, total = total, total + part if sign == "+" else total - part
+                parts.append(f"{before} {sign} {part} = {total}")
+        steps.append(", ".join(parts))
+    opening = ("We add step by step.", f"Start with {first}.", "Working from left to right:")
+    return _write(opening, steps, total, rng.randrange(3))
+
+
+def solve_gcd(entry: Entry, rng: Random) -> str:
+    """Euclid's algorithm, one division a line."""
+    a, b = sorted(entry["metadata"]["numbers"], reverse=True)
+    opening = ("We use the Euclidean algorithm.", f"Divide {a} by {b} and repeat.", "Euclid:")
+    steps = []
+    while b:
+        steps.append(f"{a} = {a // b} * {b} + {a % b}")
+        a, b = b, a % b
+    return _write(opening, steps, a, rng.randrange(3))
+
+
+def solve_products(entry: Entry, rng: Random) -> str:
+    """Multiply tens and ones with each other, then add the parts."""
+    left, right = (int(part) for part in entry["metadata"]["expression"].split(" * "))
+    pairs = [(x, y) for x in _tens_and_ones(left) for y in _tens_and_ones(right)]
+    steps = [f"{x} * {y} = {x * y}" for x, y in pairs]
+    total, *rest = (x * y for x, y in pairs)
+    for part in rest:
+        before, total = total, total + part
+        steps.append(f"{before} + {part} = {total}")
+    opening = (f"We split {left} and {right}.", f"Multiply {left} by {right}.", "Partial products:")
+    return _write(opening, steps, total, rng.randrange(3))
+
+
+def _tens_and_ones(number: int) -> list[int]:
+    return [part for part in (number // 10 * 10, number % 10) if part] or [0]
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            "chain_sum", {"min_terms": 8, "max_terms": 12, "min_digits": 1, "max_digits": 1}, solve_chain_sum
+        ),
+        Task("gcd", {"max_value": 100}, solve_gcd),
+        Task(
+            "products",
+            {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2},
+            solve_products,
+        ),
+    )
+}
+
+
+def supervised_examples(seed: int) -> Iterator[tuple[str, str]]:
+    """Yield (question, worked solution) without end, the tasks in turn."""
+    rng = Random(seed)
+    streams = [(t, t.problems(SUPERVISED_SEED + seed)) for t in TASKS.values() for _ in range(t.share)]
+    while True:
+        for task, problems in streams:
+            entry = next(problems)
+            yield entry["question"], task.solve(entry, rng)
+
+
+@cache
+def _scorer(name: str) -> Callable[[str | None, Entry], float]:
+    return reasoning_gym.get_score_answer_fn(name)
+
+
+def score(name: str, response: str, entry: Entry) -> float:
+    """Return reasoning-gym's own score, 0 to 1, of the last `<answer>` in `response`.
+
+    A response without an answer scores 0.
+    """
+    answer = reasoning_gym.utils.extract_answer(response)
+    return 0.0 if answer is None else float(_scorer(name)(answer, entry))
