@@ -12,7 +12,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from redraft.errors import FailedPrecondition, InvalidArgument, RedraftError
+from redraft.errors import FailedPrecondition, RedraftError
 from redraft.recipe.verl.options import check_context_length, parse_options
 
 MODES = ("sync",)
@@ -52,15 +52,12 @@ def check(config: DictConfig) -> None:
             "actor_rollout_ref.rollout.engine_kwargs.vllm.speculative_config: is set by the recipe; remove it, or "
             "set redraft.enable=false"
         )
-    try:
-        check_context_length(
-            rollout.max_model_len,
-            config.data.max_prompt_length,
-            config.data.max_response_length,
-            options.num_speculative_tokens,
-        )
-    except TypeError as error:
-        raise InvalidArgument(f"data.max_prompt_length and data.max_response_length: {error}") from None
+    check_context_length(
+        rollout.max_model_len,
+        config.data.max_prompt_length,
+        config.data.max_response_length,
+        options.num_speculative_tokens,
+    )
 
 
 def train(config: DictConfig) -> None:
@@ -85,7 +82,8 @@ def train_or_exit(config: DictConfig) -> None:
     try:
         train(config)
     except RedraftError as error:
-        print(f"redraft: {error}", file=sys.stderr)
+        # Ray wraps what its processes raise; the cause is what the user can do something about.
+        print(f"redraft: {getattr(error, 'cause', error)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -27,7 +27,9 @@ Each step's metrics, in verl's tracker and in `redraft.metrics_file`:
 | redraft/generation_seconds     | from the step's dispatch to the end of its last agent loop, before rewards      |
 | redraft/tokens_per_second      | generated_tokens / generation_seconds                                           |
 | redraft/published, /lost       | responses acknowledged by a draft server, and given up, since the start         |
-| redraft/unavailable            | requests that did without history as no server answered, and failed questions   |
+| redraft/unavailable            | requests that did without history as no server answered                         |
+| redraft/server_failures        | questions of the trainer that no server answered, since the start               |
+| redraft/index_bytes            | memory of the indexes that the engines hold                                     |
 
 Validations carry the same under `redraft/validation/`, epochs (at their last step) under `redraft/epoch/`.
 

@@ -59,6 +59,7 @@ class Period:
             },
             "draft_seconds": drafting.draft_seconds,
             "index_bytes": drafting.index_bytes,
+            "unavailable": drafting.unavailable,
             "generated_tokens": tally.generated_tokens,
             "generation_seconds": seconds,
             "tokens_per_second": tally.generated_tokens / seconds if seconds > 0 else None,

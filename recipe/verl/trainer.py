@@ -11,9 +11,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from verl.trainer.ppo.v1 import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
 from verl.utils.debug import marked_timer
+from verl.utils.import_utils import load_class_from_fqn
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from redraft.errors import FailedPrecondition
+from redraft.recipe.verl.agent_loop import RedraftAgentLoopManager
 from redraft.recipe.verl.draft_servers import DraftServers
 from redraft.recipe.verl.options import Options, parse_options
 from redraft.recipe.verl.recorder import EPOCH
@@ -84,12 +86,13 @@ class RedraftMixin:
 
     def _configure_agent_loops(self) -> None:
         agent = self.config.actor_rollout_ref.rollout.agent
-        if agent.get("agent_loop_manager_class") not in (None, MANAGER):
+        name = agent.get("agent_loop_manager_class") or MANAGER
+        if not issubclass(load_class_from_fqn(name, "AgentLoopManager"), RedraftAgentLoopManager):
             raise FailedPrecondition(
-                f"actor_rollout_ref.rollout.agent.agent_loop_manager_class: {agent.agent_loop_manager_class} would "
-                f"replace the one that publishes; derive it from {MANAGER}, or leave it null"
+                f"actor_rollout_ref.rollout.agent.agent_loop_manager_class: {name} would replace the one that "
+                f"publishes; derive it from {MANAGER}, or leave it null"
             )
-        agent.agent_loop_manager_class = MANAGER
+        agent.agent_loop_manager_class = name
         self.config.redraft.session = {"steps_per_epoch": max(self.steps_per_epoch, 1)}
 
     def _configure_drafting(self) -> None:
@@ -207,7 +210,7 @@ class RedraftMixin:
             reward=period.tally.reward,
             trajectories=period.tally.trajectories,
             **period.figures(),
-            **{name.rsplit("/", 1)[1]: value for name, value in self._health().items()},
+            **{name.rsplit("/", 1)[1]: int(value) for name, value in self._health().items()},
             **more,
         )
 
@@ -218,7 +221,7 @@ class RedraftMixin:
         return {
             "redraft/published": float(counts.get("published", 0)),
             "redraft/lost": float(lost),
-            "redraft/unavailable": float(failures),
+            "redraft/server_failures": float(failures),
         }
 
     def _ends_epoch(self, step: int) -> bool:

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from redraft.recipe.verl.report import MetricsFile, Period, as_metrics
+from redraft.recipe.verl.tally import Slot, Tally, merge_slots
+from redraft.recipe.verl.watch import Drafting
+from redraft.v1 import common_pb2
+
+
+def tally(**values: float) -> Tally:
+    return Tally(**values)  # type: ignore[arg-type]
+
+
+def test_slots_of_several_workers_add_up_and_their_span_covers_all() -> None:
+    step1, step2 = Slot(False, 1, 0), Slot(False, 2, 0)
+    total = merge_slots(
+        [
+            {step1: tally(trajectories=2, generated_tokens=10, started=5.0, ended=7.0)},
+            {
+                step1: tally(trajectories=1, generated_tokens=4, started=4.0, ended=6.0),
+                step2: tally(trajectories=1),
+            },
+        ]
+    )
+    assert total[step1] == tally(trajectories=3, generated_tokens=14, started=4.0, ended=7.0)
+    assert total[step1].generation_seconds == 3.0
+    assert total[step2].generation_seconds is None
+
+
+def test_acceptance_figures_come_from_the_engine_when_it_tells_them() -> None:
+    # 100 tokens in 60 steps of which 20 verified a draft of 4 and accepted 40 tokens together
+    told = tally(generated_tokens=100, metered_tokens=100, drafted=80, accepted=40, verify_steps=20)
+    figures = Period(told, Drafting(by_source={"history": (500, 400)}), 2.0).figures()
+    assert figures["mean_acceptance_length"] == 3.0
+    assert figures["tokens_per_step"] == pytest.approx(100 / 60)
+    assert figures["acceptance_rate"] == 0.5
+    assert figures["tokens_per_second"] == 50.0
+    assert figures["by_source"] == {"history": {"drafted": 500, "accepted": 400}}
+
+
+def test_acceptance_figures_come_from_the_proposers_when_the_engine_tells_none() -> None:
+    drafting = Drafting(by_source={"history": (60, 30), "live": (20, 10)}, steps=50, emitted=90)
+    figures = Period(tally(generated_tokens=90), drafting, 0.0).figures()
+    assert figures["drafted"] == 80
+    assert figures["accepted"] == 40
+    assert figures["tokens_per_step"] == 1.8
+    assert figures["tokens_per_second"] is None
+
+
+def test_unknown_figures_are_no_metrics_and_sources_become_shares() -> None:
+    period = Period(Tally(), Drafting(by_source={"history": (60, 30), "live": (20, 10)}), 0.0)
+    metrics = as_metrics(period.figures(), "redraft")
+    assert metrics["redraft/accepted_share/history"] == 0.75
+    assert metrics["redraft/accepted_share/live"] == 0.25
+    assert "redraft/tokens_per_second" not in metrics
+    assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_an_epoch_sums_counts_and_generation_times_of_its_steps() -> None:
+    epoch = Period()
+    for start in (0.0, 100.0):
+        step = tally(generated_tokens=30, rewarded=2, reward_sum=1.0, started=start, ended=start + 1.5)
+        epoch.add(Period.of(step, Drafting(draft_seconds=0.5, index_bytes=7)))
+    figures = epoch.figures()
+    assert figures["generation_seconds"] == 3.0
+    assert figures["tokens_per_second"] == 20.0
+    assert figures["draft_seconds"] == 1.0
+    assert figures["index_bytes"] == 7
+    assert epoch.tally.reward == 0.5
+
+
+def test_what_was_drafted_since_is_the_difference_of_two_looks() -> None:
+    def look(drafted: list[int], accepted: list[int]) -> Drafting:
+        source = common_pb2.SourceAcceptance(source="history", drafted=drafted, accepted=accepted)
+        return Drafting.of([common_pb2.Acceptance(steps=sum(drafted), sources=[source])])
+
+    since = Drafting().add(look([10, 5], [8, 3])).add(look([4, 2], [4, 1]), -1)
+    assert since.by_source == {"history": (9, 6)}
+    assert since.steps == 9
+
+
+def test_the_metrics_file_has_a_json_object_a_line_that_can_be_read_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "metrics.jsonl"
+    file = MetricsFile(str(path), "run")
+    file.write("step", step=1, reward=math.nan, timing={"gen": 1.5})
+    line = json.loads(path.read_text())
+    file.close()
+    assert line["kind"] == "step"
+    assert line["run"] == "run"
+    assert line["reward"] is None
+    assert line["timing"] == {"gen": 1.5}
+    assert line["time"] > 0
+
+
+def test_a_second_run_appends_to_the_metrics_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for step in (1, 2):
+        file = MetricsFile(str(path), "run")
+        file.write("step", step=step)
+        file.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
