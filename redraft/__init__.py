@@ -1,1 +1,43 @@
 """redraft: fast, exact rollouts for LLM reinforcement learning."""
+
+from redraft._core import (
+    SOURCE_HISTORY,
+    SOURCE_LIVE,
+    SOURCE_NONE,
+    DraftBatch,
+    Drafter,
+    FrozenIndex,
+    LiveIndex,
+)
+from redraft._version import __version__
+from redraft.errors import (
+    AlreadyExists,
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    RedraftError,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
+
+__all__ = [
+    "SOURCE_HISTORY",
+    "SOURCE_LIVE",
+    "SOURCE_NONE",
+    "AlreadyExists",
+    "DataLoss",
+    "DraftBatch",
+    "Drafter",
+    "FailedPrecondition",
+    "FrozenIndex",
+    "InvalidArgument",
+    "LiveIndex",
+    "NotFound",
+    "RedraftError",
+    "ResourceExhausted",
+    "Unauthenticated",
+    "Unavailable",
+    "__version__",
+]

@@ -1,10 +1,15 @@
-"""The C++ core: indexes over token ids and batch drafting. It knows nothing of requests, tokenizers or RPC."""
+"""The C++ core: indexes over token ids and batch drafting. It knows nothing of engines, tokenizers or RPC.
 
-from collections.abc import Buffer
+Token ids are int32 and >= 0. Arrays must be contiguous, one-dimensional and of exactly the stated dtype; anything
+else raises `InvalidArgument` with the argument's name, and the object stays as it was. Every call releases the GIL
+while it works.
+"""
+
 from typing import final
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import Buffer
 
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
@@ -12,12 +17,19 @@ Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
 
 SOURCE_NONE: int
+"""No draft."""
 SOURCE_HISTORY: int
+"""Drafted from the request's frozen index."""
 SOURCE_LIVE: int
+"""Drafted from the group's live index: siblings, the prompt and the request's own output."""
 
 @final
 class FrozenIndex:
-    """Immutable suffix-tree index over all responses of one prompt's history window."""
+    """Immutable index over all responses of one prompt's history window, in one position-independent blob.
+
+    Any number of threads and processes may read one blob at once. Each response is preceded by a virtual START:
+    with `from_start` a context is taken to be all of a response so far, and START counts as one token of the match.
+    """
 
     @staticmethod
     def build(
@@ -26,64 +38,210 @@ class FrozenIndex:
         weights: Float32Array | None = None,
         *,
         memory_limit: int = 0,
-    ) -> FrozenIndex: ...
+    ) -> FrozenIndex:
+        """Build the index. Linear in the number of tokens.
+
+        Args:
+            token_ids: int32, shape (n,): all responses one after the other, end tokens included.
+            offsets: int64, shape (m + 1,), m >= 1: response i is `token_ids[offsets[i]:offsets[i + 1]]`, not empty.
+            weights: float32, shape (m,), finite and > 0: what an occurrence in response i counts; None for 1 each.
+            memory_limit: most bytes for the result and everything temporary; 0 for no limit.
+
+        Raises:
+            InvalidArgument: an argument is malformed.
+            ResourceExhausted: `memory_limit` is too small, or there are 2**31 - 2 tokens or more.
+        """
+
     @staticmethod
-    def from_buffer(buffer: Buffer) -> FrozenIndex: ...
-    def to_bytes(self) -> bytes: ...
-    def match_length(self, context: Int32Array) -> int: ...
-    def count(self, context: Int32Array) -> int: ...
-    def weight(self, context: Int32Array) -> float: ...
-    def continuation(self, context: Int32Array, *, horizon: int) -> tuple[Int32Array, Float32Array]: ...
+    def from_buffer(buffer: Buffer, *, verify: bool = True) -> FrozenIndex:
+        """Read a blob where it lies: bytes, memoryview, mmap. The object keeps the buffer alive.
+
+        Args:
+            buffer: what `to_bytes` returned; must not change while the index lives.
+            verify: also compare the checksum of the content, which reads all of it (about 0.1 ms a MB). The header
+                is always checked, and no content can make a method read out of bounds or run forever, so a blob
+                that was verified once, by whoever received it, needs no second look.
+
+        Raises:
+            DataLoss: truncated, damaged, or of another format version.
+            InvalidArgument: not a contiguous buffer.
+        """
+
+    def to_bytes(self) -> bytes:
+        """Return a copy of the blob."""
+
+    def match_length(self, context: Int32Array, *, from_start: bool = False) -> int:
+        """Return the length of the longest suffix of `context` that occurs in a response."""
+
+    def count(self, context: Int32Array, *, from_start: bool = False) -> int:
+        """Return how often `context` occurs; `num_tokens` for an empty one."""
+
+    def weight(self, context: Int32Array, *, from_start: bool = False) -> float:
+        """Return the sum over all occurrences of their response's weight."""
+
+    def continuation(
+        self, context: Int32Array, *, horizon: int, from_start: bool = False
+    ) -> tuple[Int32Array, Float32Array]:
+        """Return the heaviest continuation of the longest suffix of `context` that something follows.
+
+        Args:
+            context: int32, shape (n,), newest token last.
+            horizon: most tokens to return, >= 0.
+
+        Returns:
+            token ids, int32, shape (k,), 0 <= k <= horizon, and for each its weight divided by the weight of the
+            context before it, float32, shape (k,). Among equals the lowest id wins. k == 0 when nothing matches.
+        """
+
     @property
-    def num_tokens(self) -> int: ...
+    def num_tokens(self) -> int:
+        """Tokens of all responses."""
     @property
-    def num_responses(self) -> int: ...
+    def num_responses(self) -> int:
+        """Number of responses."""
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Size of the blob in bytes: all that the index occupies, but for a fixed few hundred bytes."""
 
 @final
 class LiveIndex:
-    """Growing index of one group: the prompt and every sibling's tokens so far."""
+    """Growing index of one group: the prompt, stored once, and every sibling's tokens so far.
 
-    def __init__(self, prompt_token_ids: Int32Array, *, memory_limit: int = 0) -> None: ...
-    def add_sequence(self, token_ids: Int32Array | None = None) -> int: ...
-    def append(self, sequence: int, token_ids: Int32Array) -> None: ...
-    def end_sequence(self, sequence: int) -> None: ...
-    def match_length(self, context: Int32Array) -> int: ...
-    def count(self, context: Int32Array) -> int: ...
-    def continuation(self, context: Int32Array, *, horizon: int) -> tuple[Int32Array, Float32Array]: ...
+    Thread-safe: a lock makes calls exclusive. Append is amortised O(1) a token; contexts may be of any length.
+    """
+
+    def __init__(self, prompt_token_ids: Int32Array, *, memory_limit: int = 0, count_depth: int = 64) -> None:
+        """Index the prompt.
+
+        Args:
+            prompt_token_ids: int32, shape (n,), n >= 0.
+            memory_limit: most bytes, checked before each call's tokens are added; 0 for no limit.
+            count_depth: an appended token counts for this many of its longest contexts (more precisely, classes of
+                contexts with equal occurrences), which bounds the work where text loops; > 0. Ordinary text has
+                fewer, so that its counts are exact.
+
+        Raises:
+            InvalidArgument: an argument is malformed.
+            ResourceExhausted: the prompt does not fit in `memory_limit`.
+        """
+
+    def add_sequence(self, token_ids: Int32Array | None = None) -> int:
+        """Start a sequence after the prompt, with `token_ids` if given, and return its handle (0, 1, ...)."""
+
+    def append(self, sequence: int, token_ids: Int32Array) -> None:
+        """Append to a sequence; sequences may grow in any order.
+
+        Raises:
+            InvalidArgument: `token_ids` is malformed.
+            NotFound: `sequence` is unknown or has ended.
+            ResourceExhausted: `memory_limit` is reached.
+        """
+
+    def end_sequence(self, sequence: int) -> None:
+        """Drop the sequence's cursor; its text keeps serving the group.
+
+        Raises:
+            NotFound: `sequence` is unknown or has ended.
+        """
+
+    def match_length(self, context: Int32Array) -> int:
+        """Return the length of the longest suffix of `context` that occurs."""
+
+    def count(self, context: Int32Array) -> int:
+        """Return how often `context` occurs (see `count_depth`); `num_tokens` for an empty one."""
+
+    def continuation(self, context: Int32Array, *, horizon: int) -> tuple[Int32Array, Float32Array]:
+        """Return the most counted continuation, as `FrozenIndex.continuation` does.
+
+        Among equally counted tokens the one that reached the count first wins.
+        """
+
     @property
-    def num_tokens(self) -> int: ...
+    def num_tokens(self) -> int:
+        """Tokens of the prompt and of all sequences."""
     @property
-    def num_sequences(self) -> int: ...
+    def num_sequences(self) -> int:
+        """Sequences ever added."""
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Bytes allocated."""
 
 @final
 class DraftBatch:
     """Drafts of one engine step, ragged: row i is `token_ids[offsets[i]:offsets[i + 1]]`."""
 
-    token_ids: Int32Array
-    offsets: Int32Array
-    probabilities: Float32Array
-    sources: UInt8Array
-    match_lengths: Int32Array
+    @property
+    def token_ids(self) -> Int32Array:
+        """int32, shape (t,)."""
+    @property
+    def offsets(self) -> Int32Array:
+        """int32, shape (b + 1,)."""
+    @property
+    def probabilities(self) -> Float32Array:
+        """float32, shape (t,): each token's estimated acceptance, given that all before it in its row are accepted."""
+    @property
+    def sources(self) -> UInt8Array:
+        """uint8, shape (b,): `SOURCE_*` of each row, `SOURCE_NONE` for an empty one."""
+    @property
+    def match_lengths(self) -> Int32Array:
+        """int32, shape (b,): tokens of context that the draft continues, 0 for an empty row."""
 
 @final
 class Drafter:
-    """Every running request's cursors, and the call that drafts for a whole batch."""
+    """Every running request's cursors, and the call that drafts for a whole batch.
 
-    def __init__(self, *, min_survival: float = ..., num_threads: int = 1) -> None: ...
+    Thread-safe: a lock makes calls exclusive. Keeps the indexes that its requests use alive.
+    """
+
+    def __init__(self, *, min_survival: float = 0.25, num_threads: int = 1) -> None:
+        """Make a drafter without requests.
+
+        Args:
+            min_survival: a row ends before the first token whose probability of being accepted together with all
+                before it is below this; from 0 (draft to the horizon) to 1.
+            num_threads: threads that share a step's work, >= 1; drafts do not depend on it.
+        """
+
     def open(
         self,
         live: LiveIndex,
         response_token_ids: Int32Array | None = None,
         *,
         history: FrozenIndex | None = None,
-    ) -> int: ...
-    def set_history(self, request: int, history: FrozenIndex | None) -> None: ...
-    def close(self, request: int) -> None: ...
-    def length(self, request: int) -> int: ...
+    ) -> int:
+        """Start a request as a new sequence of `live` and return its handle.
+
+        Args:
+            live: the group's index, which holds the prompt.
+            response_token_ids: int32, what was generated so far (a resumed request).
+            history: the prompt's frozen index if it is there already.
+
+        Raises:
+            InvalidArgument: `response_token_ids` is malformed.
+            ResourceExhausted: `live` has no room.
+        """
+
+    def set_history(self, request: int, history: FrozenIndex | None) -> None:
+        """Give or replace the request's frozen index: drafts are as if it had been there from the start.
+
+        Raises:
+            NotFound: `request` is unknown or closed.
+        """
+
+    def close(self, request: int) -> None:
+        """End the request; its text keeps serving the group in the live index.
+
+        Raises:
+            NotFound: `request` is unknown or closed.
+        """
+
+    def length(self, request: int) -> int:
+        """Return the number of response tokens known so far.
+
+        Raises:
+            NotFound: `request` is unknown or closed.
+        """
+
     def step(
         self,
         requests: Int32Array,
@@ -92,9 +250,38 @@ class Drafter:
         horizons: Int32Array,
         *,
         budget: int = -1,
-    ) -> DraftBatch: ...
-    def stats(self) -> dict[str, Int64Array]: ...
+    ) -> DraftBatch:
+        """Append what the engine emitted for each request, then draft for all of them.
+
+        All rows are appended before any is drafted, so the order of rows does not matter to siblings. A request
+        that is not named keeps its state. Where a live index has no room left, the request goes on with its
+        history alone (`stats()["live_dropped"]`).
+
+        Args:
+            requests: int32, shape (b,): handles, each at most once.
+            new_token_ids: int32, shape (t,): row i's newly emitted tokens are `[offsets[i]:offsets[i + 1]]`; none
+                for a request that emitted nothing.
+            offsets: int32, shape (b + 1,).
+            horizons: int32, shape (b,): most tokens to draft for each request, >= 0.
+            budget: most tokens to draft for the batch; goes to those most likely to be accepted. -1 for no bound.
+
+        Raises:
+            InvalidArgument: an argument is malformed. Nothing has changed then.
+            NotFound: a handle is unknown or closed. Nothing has changed then.
+        """
+
+    def stats(self) -> dict[str, Int64Array]:
+        """Return counts since the drafter was made.
+
+        `drafted` and `accepted`, shape (3, positions): tokens by `SOURCE_*` and position in the draft, counted when
+        the next `step` brings the request's verified tokens. `steps`, shape (1,): requests x steps that brought
+        tokens. `emitted`, shape (1,): tokens brought. `live_dropped`, shape (1,): requests whose live index ran
+        out of room.
+        """
+
     @property
-    def num_requests(self) -> int: ...
+    def num_requests(self) -> int:
+        """Requests that are open."""
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Bytes of the drafter itself, indexes not counted."""

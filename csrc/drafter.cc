@@ -1,0 +1,300 @@
+#include "csrc/drafter.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include "csrc/error.h"
+
+namespace redraft {
+namespace {
+
+// A handle is a slot and the slot's generation, so that a closed request's handle is not taken for its
+// successor.
+constexpr uint32_t kSlotBits = 23;
+constexpr uint32_t kSlotMask = (1u << kSlotBits) - 1;
+
+}  // namespace
+
+Drafter::Drafter(float min_survival, int num_threads)
+    : min_survival_(min_survival), num_threads_(num_threads) {
+  if (!(min_survival >= 0 && min_survival <= 1)) throw_invalid("min_survival: must be from 0 to 1");
+  if (num_threads < 1) throw_invalid("num_threads: must be >= 1");
+}
+
+const Drafter::Request& Drafter::find(int32_t request) const {
+  const uint32_t slot = static_cast<uint32_t>(request) & kSlotMask;
+  if (request < 0 || slot >= slots_.size() || !slots_[slot].open ||
+      slots_[slot].generation != static_cast<uint32_t>(request) >> kSlotBits) {
+    throw Error(ErrorCode::kNotFound, "request: " + std::to_string(request) + " is unknown or closed");
+  }
+  return slots_[slot];
+}
+
+Drafter::Request& Drafter::find(int32_t request) {
+  return const_cast<Request&>(static_cast<const Drafter*>(this)->find(request));
+}
+
+int32_t Drafter::open(std::shared_ptr<LiveIndex> live, std::span<const int32_t> tokens,
+                      std::shared_ptr<const FrozenIndex> history) {
+  const std::lock_guard lock(mutex_);
+  if (free_slots_.empty() && slots_.size() > kSlotMask) {
+    throw Error(ErrorCode::kResourceExhausted, "request: too many are open; close finished ones");
+  }
+  uint32_t sequence;
+  {
+    const auto guard = live->guard();
+    sequence = live->add_sequence(tokens);
+  }
+  if (free_slots_.empty()) {
+    free_slots_.push_back(static_cast<uint32_t>(slots_.size()));
+    slots_.emplace_back();
+  }
+  const uint32_t slot = free_slots_.back();
+  free_slots_.pop_back();
+  Request& self = slots_[slot];
+  self.open = true;
+  self.live_open = true;
+  self.source = Source::kNone;
+  self.sequence = sequence;
+  self.live = std::move(live);
+  self.history = std::move(history);
+  self.tokens.assign(tokens.begin(), tokens.end());
+  self.draft.clear();
+  if (self.history) {
+    self.cursor = self.history->start();
+    self.history->advance(self.cursor, self.tokens);
+  }
+  return static_cast<int32_t>(static_cast<uint32_t>(self.generation) << kSlotBits | slot);
+}
+
+void Drafter::set_history(int32_t request, std::shared_ptr<const FrozenIndex> history) {
+  // The index it replaces is dropped after the lock: its buffer's owner may need Python's.
+  const std::lock_guard lock(mutex_);
+  Request& self = find(request);
+  self.history.swap(history);
+  self.cursor = {};
+  if (self.history) {
+    self.cursor = self.history->start();
+    self.history->advance(self.cursor, self.tokens);
+  }
+}
+
+void Drafter::close(int32_t request) {
+  Request closed;  // dropped after the lock, as above
+  const std::lock_guard lock(mutex_);
+  Request& self = find(request);
+  if (self.live_open) {
+    const auto guard = self.live->guard();
+    self.live->end_sequence(self.sequence);
+  }
+  const uint8_t generation = self.generation;
+  std::swap(self, closed);
+  self.generation = static_cast<uint8_t>(generation + 1);
+  free_slots_.push_back(static_cast<uint32_t>(request) & kSlotMask);
+}
+
+int64_t Drafter::length(int32_t request) const {
+  const std::lock_guard lock(mutex_);
+  return static_cast<int64_t>(find(request).tokens.size());
+}
+
+int64_t Drafter::num_requests() const {
+  const std::lock_guard lock(mutex_);
+  return static_cast<int64_t>(slots_.size() - free_slots_.size());
+}
+
+uint64_t Drafter::nbytes() const {
+  const std::lock_guard lock(mutex_);
+  uint64_t bytes = sizeof(*this) + slots_.capacity() * sizeof(Request) + free_slots_.capacity() * 4 +
+                   seen_.capacity() + (stats_.drafted.capacity() + stats_.accepted.capacity()) * 8;
+  for (const Request& request : slots_) bytes += (request.tokens.capacity() + request.draft.capacity()) * 4;
+  return bytes;
+}
+
+DraftStats Drafter::stats() const {
+  const std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+void Drafter::check_step(std::span<const int32_t> requests, std::span<const int32_t> tokens,
+                         std::span<const int32_t> offsets, std::span<const int32_t> horizons,
+                         int64_t budget) const {
+  if (offsets.size() != requests.size() + 1) throw_invalid("offsets: must hold one entry more than requests");
+  if (horizons.size() != requests.size()) throw_invalid("horizons: must hold one entry for each request");
+  if (budget < -1) throw_invalid("budget: must be >= 0, or -1 for no bound");
+  if (offsets.front() != 0) throw_invalid("offsets: must start with 0");
+  for (size_t i = 0; i < requests.size(); ++i) {
+    if (offsets[i + 1] < offsets[i]) throw_invalid("offsets: must not fall, at " + std::to_string(i + 1));
+    if (horizons[i] < 0) throw_invalid("horizons: must be >= 0, at " + std::to_string(i));
+  }
+  if (static_cast<size_t>(offsets.back()) != tokens.size()) {
+    throw_invalid("offsets: must end with the number of new_token_ids, " + std::to_string(tokens.size()));
+  }
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0) throw_invalid("new_token_ids: negative id at " + std::to_string(i));
+  }
+  seen_.assign(slots_.size(), 0);
+  for (const int32_t request : requests) {
+    find(request);
+    if (seen_[static_cast<uint32_t>(request) & kSlotMask]++) {
+      throw_invalid("requests: " + std::to_string(request) + " is named twice");
+    }
+  }
+}
+
+// The engine's verdict on the last draft: the new tokens repeat what was accepted of it.
+void Drafter::account(Request& request, std::span<const int32_t> tokens) {
+  if (!tokens.empty()) {
+    ++stats_.steps;
+    stats_.emitted += static_cast<int64_t>(tokens.size());
+    const int64_t length = static_cast<int64_t>(request.draft.size());
+    if (length > stats_.positions) {
+      for (std::vector<int64_t>* counts : {&stats_.drafted, &stats_.accepted}) {
+        std::vector<int64_t> wider(kNumSources * length, 0);
+        for (int64_t source = 0; source < kNumSources; ++source) {
+          std::copy_n(counts->begin() + source * stats_.positions, stats_.positions,
+                      wider.begin() + source * length);
+        }
+        counts->swap(wider);
+      }
+      stats_.positions = length;
+    }
+    const int64_t row = static_cast<int64_t>(request.source) * stats_.positions;
+    bool accepted = true;
+    for (int64_t i = 0; i < length; ++i) {
+      accepted = accepted && i < static_cast<int64_t>(tokens.size()) && tokens[i] == request.draft[i];
+      ++stats_.drafted[row + i];
+      stats_.accepted[row + i] += accepted ? 1 : 0;
+    }
+  }
+  request.draft.clear();
+  request.source = Source::kNone;
+}
+
+void Drafter::accept(Request& request, std::span<const int32_t> tokens) {
+  request.tokens.insert(request.tokens.end(), tokens.begin(), tokens.end());
+  if (request.history) request.history->advance(request.cursor, tokens);
+  if (request.live_open && !tokens.empty()) {
+    const auto guard = request.live->guard();
+    if (request.live->has_room(tokens.size())) {
+      request.live->append(request.sequence, tokens);
+    } else {  // from here on this request drafts from its history alone
+      request.live->end_sequence(request.sequence);
+      request.live_open = false;
+      ++stats_.live_dropped;
+    }
+  }
+}
+
+bool Drafter::extend(Draft& draft, float& survival, int32_t token, float probability, int32_t horizon) const {
+  survival *= probability;
+  if (survival < min_survival_) return false;
+  draft.tokens.push_back(token);
+  draft.probabilities.push_back(probability);
+  draft.expected += survival;
+  return static_cast<int32_t>(draft.tokens.size()) < horizon;
+}
+
+void Drafter::draft_from_history(const Request& request, int32_t horizon, Draft& draft) const {
+  FrozenCursor cursor = request.cursor;
+  request.history->shorten_to_continuation(cursor);
+  if (cursor.length == 0) return;
+  draft.source = Source::kHistory;
+  draft.match_length = cursor.length;
+  float survival = 1;
+  uint32_t length = cursor.length;
+  request.history->walk(cursor, [&](const FrozenIndex::Step& step) {
+    const float probability =
+        acceptance(Source::kHistory, length, step.ratio, static_cast<float>(step.count));
+    ++length;
+    return extend(draft, survival, step.token, probability, horizon);
+  });
+}
+
+void Drafter::draft_from_live(const Request& request, int32_t horizon, Draft& draft) const {
+  const auto guard = request.live->guard();
+  const LiveCursor cursor = request.live->cursor(request.sequence);
+  if (cursor.length == 0) return;
+  draft.source = Source::kLive;
+  draft.match_length = cursor.length;
+  float survival = 1;
+  uint32_t length = cursor.length;
+  uint32_t own = 1;  // the request's own context occurs once more, with nothing after it yet
+  request.live->walk(cursor, [&](const LiveIndex::Step& step) {
+    const float total = static_cast<float>(std::max(step.total - own, step.count));
+    own = 0;
+    const float ratio = static_cast<float>(step.count) / total;
+    const float probability = acceptance(Source::kLive, length, std::min(ratio, 1.0f), total);
+    ++length;
+    return extend(draft, survival, step.token, probability, horizon);
+  });
+}
+
+void Drafter::apply_budget(DraftBatch& batch, int64_t budget) const {
+  if (budget < 0 || static_cast<size_t>(budget) >= batch.tokens.size()) return;
+  std::vector<int32_t> lengths(batch.sources.size());
+  share_out(batch.probabilities, batch.offsets, budget, lengths);
+  int32_t at = 0;
+  for (size_t row = 0; row < lengths.size(); ++row) {
+    const int32_t from = batch.offsets[row];
+    std::copy_n(batch.tokens.begin() + from, lengths[row], batch.tokens.begin() + at);
+    std::copy_n(batch.probabilities.begin() + from, lengths[row], batch.probabilities.begin() + at);
+    batch.offsets[row] = at;
+    at += lengths[row];
+    if (lengths[row] == 0) {
+      batch.sources[row] = static_cast<uint8_t>(Source::kNone);
+      batch.match_lengths[row] = 0;
+    }
+  }
+  batch.offsets.back() = at;
+  batch.tokens.resize(at);
+  batch.probabilities.resize(at);
+}
+
+DraftBatch Drafter::step(std::span<const int32_t> requests, std::span<const int32_t> tokens,
+                         std::span<const int32_t> offsets, std::span<const int32_t> horizons,
+                         int64_t budget) {
+  const std::lock_guard lock(mutex_);
+  check_step(requests, tokens, offsets, horizons, budget);
+  // All tokens go in before anything is drafted: what a sibling wrote in this very step already helps.
+  for (size_t row = 0; row < requests.size(); ++row) {
+    Request& request = find(requests[row]);
+    const auto added = tokens.subspan(offsets[row], offsets[row + 1] - offsets[row]);
+    account(request, added);
+    accept(request, added);
+  }
+  DraftBatch batch;
+  batch.offsets.reserve(requests.size() + 1);
+  batch.offsets.push_back(0);
+  Draft history;
+  Draft live;
+  for (size_t row = 0; row < requests.size(); ++row) {
+    const Request& request = find(requests[row]);
+    history.clear();
+    live.clear();
+    if (horizons[row] > 0) {
+      if (request.history) draft_from_history(request, horizons[row], history);
+      if (request.live_open) draft_from_live(request, horizons[row], live);
+    }
+    const Draft& draft = history.expected > live.expected ? history : live;
+    const bool drafted = !draft.tokens.empty();
+    batch.tokens.insert(batch.tokens.end(), draft.tokens.begin(), draft.tokens.end());
+    batch.probabilities.insert(batch.probabilities.end(), draft.probabilities.begin(),
+                               draft.probabilities.end());
+    batch.offsets.push_back(static_cast<int32_t>(batch.tokens.size()));
+    batch.sources.push_back(static_cast<uint8_t>(drafted ? draft.source : Source::kNone));
+    batch.match_lengths.push_back(drafted ? static_cast<int32_t>(draft.match_length) : 0);
+  }
+  apply_budget(batch, budget);
+  for (size_t row = 0; row < requests.size(); ++row) {
+    Request& request = find(requests[row]);
+    request.source = static_cast<Source>(batch.sources[row]);
+    request.draft.assign(batch.tokens.begin() + batch.offsets[row],
+                         batch.tokens.begin() + batch.offsets[row + 1]);
+  }
+  return batch;
+}
+
+}  // namespace redraft

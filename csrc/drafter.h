@@ -1,0 +1,86 @@
+// Every running request's cursors, and the one call per engine step that drafts for the whole batch.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "csrc/frozen_index.h"
+#include "csrc/live_index.h"
+#include "csrc/policy.h"
+
+namespace redraft {
+
+// Ragged drafts: row i is [offsets[i], offsets[i + 1]) of tokens and probabilities.
+struct DraftBatch {
+  std::vector<int32_t> tokens;
+  std::vector<float> probabilities;
+  std::vector<int32_t> offsets;
+  std::vector<uint8_t> sources;
+  std::vector<int32_t> match_lengths;
+};
+
+struct DraftStats {
+  // [source * positions + position]: tokens drafted and accepted there, counted when the verdict is known.
+  std::vector<int64_t> drafted;
+  std::vector<int64_t> accepted;
+  int64_t positions = 0;
+  int64_t steps = 0;         // requests x engine steps that brought tokens
+  int64_t emitted = 0;       // tokens brought
+  int64_t live_dropped = 0;  // requests that lost their live source to its memory limit
+};
+
+// Thread-safe: a mutex makes every call exclusive. Holds what it refers to until a request is closed.
+// A call that throws has changed nothing.
+class Drafter {
+ public:
+  Drafter(float min_survival, int num_threads);
+
+  int32_t open(std::shared_ptr<LiveIndex> live, std::span<const int32_t> tokens,
+               std::shared_ptr<const FrozenIndex> history);
+  void set_history(int32_t request, std::shared_ptr<const FrozenIndex> history);
+  void close(int32_t request);
+  int64_t length(int32_t request) const;
+  DraftBatch step(std::span<const int32_t> requests, std::span<const int32_t> tokens,
+                  std::span<const int32_t> offsets, std::span<const int32_t> horizons, int64_t budget);
+  DraftStats stats() const;
+  int64_t num_requests() const;
+  uint64_t nbytes() const;
+
+ private:
+  struct Request {
+    bool open = false;
+    bool live_open = false;
+    uint8_t generation = 0;
+    Source source = Source::kNone;  // of `draft`
+    uint32_t sequence = 0;
+    FrozenCursor cursor;
+    std::shared_ptr<LiveIndex> live;
+    std::shared_ptr<const FrozenIndex> history;
+    std::vector<int32_t> tokens;  // of the response so far: a history that comes late needs them
+    std::vector<int32_t> draft;   // what was proposed last
+  };
+
+  Request& find(int32_t request);
+  const Request& find(int32_t request) const;
+  void check_step(std::span<const int32_t> requests, std::span<const int32_t> tokens,
+                  std::span<const int32_t> offsets, std::span<const int32_t> horizons, int64_t budget) const;
+  void account(Request& request, std::span<const int32_t> tokens);
+  void accept(Request& request, std::span<const int32_t> tokens);
+  void draft_from_history(const Request& request, int32_t horizon, Draft& draft) const;
+  void draft_from_live(const Request& request, int32_t horizon, Draft& draft) const;
+  bool extend(Draft& draft, float& survival, int32_t token, float probability, int32_t horizon) const;
+  void apply_budget(DraftBatch& batch, int64_t budget) const;
+
+  float min_survival_;
+  int num_threads_;
+  std::vector<Request> slots_;
+  std::vector<uint32_t> free_slots_;
+  DraftStats stats_;
+  mutable std::vector<uint8_t> seen_;  // slots met in the step being checked
+  mutable std::mutex mutex_;
+};
+
+}  // namespace redraft

@@ -1,0 +1,515 @@
+#include "csrc/frozen_builder.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory_resource>
+#include <string>
+
+#include "csrc/checksum.h"
+#include "csrc/error.h"
+#include "csrc/frozen_format.h"
+#include "csrc/memory.h"
+#include "csrc/suffix_array.h"
+
+namespace redraft {
+namespace {
+
+constexpr uint32_t kNone = 0xFFFFFFFFu;
+constexpr uint32_t kAhead = 16;  // entries that the sequential passes prefetch ahead of random reads
+
+// Finds the next entry at or below a bound, by minima of 64, 64^2 and 64^3 entries.
+class NextSmaller {
+ public:
+  NextSmaller(std::span<const uint32_t> values, std::pmr::memory_resource* memory)
+      : values_(values), minima_{Level(memory), Level(memory), Level(memory)} {
+    std::span<const uint32_t> below = values;
+    for (Level& level : minima_) {
+      level.resize((below.size() + 63) / 64);
+      for (size_t block = 0; block < level.size(); ++block) {
+        const auto part = below.subspan(block * 64, std::min<size_t>(64, below.size() - block * 64));
+        level[block] = *std::min_element(part.begin(), part.end());
+      }
+      below = level;
+    }
+  }
+
+  // The first index >= from whose value is <= bound; there must be one.
+  uint32_t find(uint32_t from, uint32_t bound) const {
+    int level = -1;
+    uint32_t at = from;
+    while (true) {  // climb while whole blocks are above the bound
+      const std::span<const uint32_t> row = this->row(level);
+      const uint32_t stop = level == 2 ? static_cast<uint32_t>(row.size()) : (at | 63) + 1;
+      while (at < stop && row[at] > bound) ++at;
+      if (at < stop) break;
+      at >>= 6;
+      ++level;
+    }
+    while (level >= 0) {  // descend into the first block that holds one
+      --level;
+      at <<= 6;
+      const std::span<const uint32_t> row = this->row(level);
+      while (row[at] > bound) ++at;
+    }
+    return at;
+  }
+
+ private:
+  using Level = std::pmr::vector<uint32_t>;
+  std::span<const uint32_t> row(int level) const {
+    return level < 0 ? values_ : std::span<const uint32_t>(minima_[level]);
+  }
+  std::span<const uint32_t> values_;
+  std::array<Level, 3> minima_;
+};
+
+void check_responses(std::span<const int32_t> tokens, std::span<const int64_t> offsets,
+                     std::span<const float> weights) {
+  if (offsets.size() < 2) throw_invalid("offsets: must hold at least one response, that is two entries");
+  if (offsets.front() != 0) throw_invalid("offsets: must start with 0");
+  if (offsets.back() != static_cast<int64_t>(tokens.size())) {
+    throw_invalid("offsets: must end with the number of token_ids, " + std::to_string(tokens.size()));
+  }
+  for (size_t i = 0; i + 1 < offsets.size(); ++i) {
+    if (offsets[i + 1] < offsets[i]) throw_invalid("offsets: must not fall, at " + std::to_string(i + 1));
+    if (offsets[i + 1] == offsets[i]) {
+      throw_invalid("offsets: response " + std::to_string(i) + " is empty; leave empty responses out");
+    }
+  }
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0) throw_invalid("token_ids: negative id at " + std::to_string(i));
+  }
+  if (!weights.empty() && weights.size() != offsets.size() - 1) {
+    throw_invalid("weights: must hold one weight for each of " + std::to_string(offsets.size() - 1) +
+                  " responses, got " + std::to_string(weights.size()));
+  }
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (!(weights[i] > 0) || !std::isfinite(weights[i])) {
+      throw_invalid("weights: must be finite and > 0, at " + std::to_string(i));
+    }
+  }
+  if (tokens.size() + offsets.size() > kLeafBit - 2) {
+    throw Error(ErrorCode::kResourceExhausted,
+                "token_ids: an index holds at most 2^31 - 2 tokens and responses");
+  }
+}
+
+// Distinct token ids in rising order.
+std::pmr::vector<int32_t> distinct(std::span<const int32_t> tokens, std::pmr::memory_resource* memory) {
+  std::pmr::vector<int32_t> ids(memory);
+  const int32_t largest = *std::max_element(tokens.begin(), tokens.end());
+  if (largest < (1 << 21)) {
+    std::pmr::vector<uint8_t> seen(static_cast<size_t>(largest) + 1, 0, memory);
+    for (int32_t token : tokens) seen[token] = 1;
+    for (int32_t token = 0; token <= largest; ++token) {
+      if (seen[token]) ids.push_back(token);
+    }
+  } else {
+    ids.assign(tokens.begin(), tokens.end());
+    std::sort(ids.begin(), ids.end());
+    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  }
+  return ids;
+}
+
+// The compact automaton is read off the suffix tree, and the suffix tree off the suffix array: a tree node is
+// an interval of the array. Tree nodes whose occurrences are all preceded by one symbol say the same as the
+// node of the context one longer; only the others ("left-maximal") become nodes, and stand for the whole
+// chain.
+template <typename Symbol>
+class Builder {
+ public:
+  Builder(std::span<const int64_t> offsets, std::span<const float> weights, std::pmr::memory_resource* memory)
+      : offsets_(offsets), weights_(weights), memory_(memory) {
+    uniform_weight_ = weights.empty() ? 1.0f : weights[0];
+    for (float weight : weights) {
+      if (weight != uniform_weight_) uniform_weight_ = 0;
+    }
+  }
+
+  std::vector<uint64_t> build(std::span<const int32_t> tokens, const std::pmr::vector<int32_t>& token_ids,
+                              LimitedMemory& meter, uint64_t memory_limit) {
+    token_ids_ = token_ids;
+    make_text(tokens);
+    sort();
+    scan();
+    resolve_chains();
+    link();
+    return write(meter, memory_limit);
+  }
+
+ private:
+  static constexpr uint32_t kEdgeWords = sizeof(InnerEdge<Symbol>) / 4;
+  static constexpr uint32_t kMixed = 0xFFFFFFFEu;  // more than one symbol precedes
+
+  template <typename T>
+  using Vector = std::pmr::vector<T>;
+
+  struct Interval {  // of the suffix array, still open to the right
+    uint32_t left;
+    uint32_t depth;
+    uint32_t before;    // the one symbol before all its suffixes, kNone or kMixed
+    uint32_t children;  // where its children start in pending_
+    double weight;
+  };
+  struct TreeNode {
+    uint32_t left;
+    uint32_t size;
+    uint32_t depth;
+    uint32_t boundary;  // start of its second child
+    uint32_t node;      // kNone until known
+  };
+
+  void make_text(std::span<const int32_t> tokens) {
+    symbol_slots_ = 4;
+    while (symbol_slots_ * 3 < token_ids_.size() * 4) symbol_slots_ *= 2;
+    symbol_table_.resize(symbol_slots_, 0);
+    for (size_t i = 0; i < token_ids_.size(); ++i) {
+      uint32_t slot = symbol_slot(token_ids_[i], symbol_slots_);
+      while (symbol_table_[slot] != 0) slot = (slot + 1) & (symbol_slots_ - 1);
+      symbol_table_[slot] = static_cast<Symbol>(i + 1);
+    }
+    const size_t responses = offsets_.size() - 1;
+    text_.resize(tokens.size() + responses + 1);
+    starts_.resize(responses + 1);
+    size_t at = 0;
+    for (size_t response = 0; response < responses; ++response) {
+      starts_[response] = static_cast<uint32_t>(at);
+      text_[at++] = kStart;
+      for (int64_t i = offsets_[response]; i < offsets_[response + 1]; ++i)
+        text_[at++] = symbol_of(tokens[i]);
+    }
+    starts_[responses] = static_cast<uint32_t>(at);
+    text_[at] = kStart;
+    size_ = static_cast<uint32_t>(text_.size());
+  }
+
+  Symbol symbol_of(int32_t token) const {
+    uint32_t slot = symbol_slot(token, symbol_slots_);
+    while (token_ids_[symbol_table_[slot] - 1] != token) slot = (slot + 1) & (symbol_slots_ - 1);
+    return symbol_table_[slot];
+  }
+
+  // Suffix array, its inverse, and the common prefixes of neighbours, which never run past a START.
+  void sort() {
+    order_.resize(size_);
+    sort_suffixes<Symbol>(text_, static_cast<uint32_t>(token_ids_.size()) + 1, order_, memory_);
+    rank_.resize(size_);
+    for (uint32_t i = 0; i < size_; ++i) rank_[order_[i]] = i;
+    common_.resize(size_);
+    common_[0] = 0;
+    uint32_t length = 0;
+    for (uint32_t position = 0; position + 1 < size_; ++position) {  // the last START sorts first: rank 0
+      if (position + kAhead < size_) __builtin_prefetch(&order_[rank_[position + kAhead]] - 1);
+      const uint32_t rank = rank_[position];
+      const uint32_t other = order_[rank - 1];
+      if (other + 1 == size_) {  // the last START starts no response
+        length = 0;
+      } else {
+        if (length == 0 && text_[position] == text_[other]) length = 1;
+        if (length > 0) {
+          while (text_[position + length] == text_[other + length] && text_[position + length] != kStart)
+            ++length;
+        }
+      }
+      common_[rank] = length;
+      if (length > 0) --length;
+    }
+  }
+
+  // Walks the array once; an interval is closed, and then numbered, when its last suffix has been seen.
+  void scan() {
+    outermost_at_left_.resize(size_);
+    outermost_at_right_.resize(size_);
+    owner_.resize(size_);
+    nodes_.push_back(FrozenNode{0, 0, 0, size_ - 1, 0, 0});
+    node_weights_.push_back(0);
+    open_.push_back({1, 0, kNone, 0, 0});
+    for (uint32_t i = 1; i < size_; ++i) {
+      if (i + kAhead < size_) __builtin_prefetch(&text_[order_[i + kAhead]] - 1);
+      const uint32_t next = i + 1 < size_ ? common_[i + 1] : 0;
+      if (next > open_.back().depth) open(i, next);
+      add_leaf(i);
+      while (next < open_.back().depth) {
+        const Interval closed = open_.back();
+        open_.pop_back();
+        const uint32_t tree = close(closed, i);
+        if (next > open_.back().depth) open(closed.left, next);
+        add_child(tree, closed);
+      }
+    }
+    close_root();
+  }
+
+  void open(uint32_t left, uint32_t depth) {
+    open_.push_back({left, depth, kNone, static_cast<uint32_t>(pending_.size()), 0});
+  }
+
+  static void merge_before(Interval& into, uint32_t before) {
+    if (into.before == kNone) {
+      into.before = before;
+    } else if (into.before != before) {
+      into.before = kMixed;
+    }
+  }
+
+  float weight_at(uint32_t position) const {
+    if (uniform_weight_ > 0) return uniform_weight_;
+    const auto after = std::upper_bound(starts_.begin(), starts_.end(), position);
+    return weights_[after - starts_.begin() - 1];
+  }
+
+  void add_leaf(uint32_t i) {
+    Interval& top = open_.back();
+    const uint32_t position = order_[i];
+    // Nothing precedes a response, so contexts that begin with START stand for themselves.
+    merge_before(top, text_[position] == kStart ? kMixed : text_[position - 1]);
+    if (uniform_weight_ == 0) top.weight += weight_at(position);
+    pending_.push_back(kLeafBit | i);
+  }
+
+  void add_child(uint32_t tree, const Interval& closed) {
+    Interval& top = open_.back();
+    merge_before(top, closed.before);
+    top.weight += closed.weight;
+    pending_.push_back(tree);
+  }
+
+  uint32_t left_of(uint32_t child) const { return child & kLeafBit ? child & ~kLeafBit : tree_[child].left; }
+
+  uint32_t close(const Interval& closed, uint32_t right) {
+    const uint32_t id = static_cast<uint32_t>(tree_.size());
+    const uint32_t size = right - closed.left + 1;
+    outermost_at_left_[closed.left] = id;  // an outer interval with the same bound comes later
+    outermost_at_right_[right] = id;
+    for (size_t child = closed.children + 1; child < pending_.size(); ++child) {
+      owner_[left_of(pending_[child])] = id;
+    }
+    uint32_t node = kNone;
+    if (closed.before == kMixed) node = add_node(closed, size);
+    tree_.push_back({closed.left, size, closed.depth, left_of(pending_[closed.children + 1]), node});
+    if (uniform_weight_ == 0) tree_weights_.push_back(static_cast<float>(closed.weight));
+    pending_.resize(closed.children);
+    return id;
+  }
+
+  float child_weight(uint32_t child) const {
+    if (child & kLeafBit) return weight_at(order_[child & ~kLeafBit]);
+    return uniform_weight_ > 0 ? static_cast<float>(tree_[child].size) : tree_weights_[child];
+  }
+
+  uint32_t add_node(const Interval& closed, uint32_t size) {
+    const uint32_t node = static_cast<uint32_t>(nodes_.size());
+    const uint32_t depth = closed.depth;
+    inner_.clear();
+    leaves_.clear();
+    size_t best_inner = 0;
+    size_t best_leaf = 0;
+    bool leaf_is_best = false;
+    float heaviest = 0;
+    for (size_t i = closed.children; i < pending_.size(); ++i) {
+      const uint32_t child = pending_[i];
+      const uint32_t position = order_[left_of(child)] + depth;
+      if (text_[position] == kStart) continue;  // a response ends here: nothing to draft
+      float weight = 1;
+      if (child & kLeafBit) {
+        if (uniform_weight_ == 0) weight = child_weight(child);
+        leaves_.push_back(position);
+      } else {
+        weight = uniform_weight_ > 0 ? static_cast<float>(tree_[child].size) : tree_weights_[child];
+        inner_.push_back(child);
+      }
+      if (weight > heaviest) {  // among equals the lowest token id wins
+        heaviest = weight;
+        leaf_is_best = child & kLeafBit;
+        (leaf_is_best ? best_leaf : best_inner) = (leaf_is_best ? leaves_.size() : inner_.size()) - 1;
+      }
+    }
+    if (leaf_is_best) {
+      std::rotate(leaves_.begin(), leaves_.begin() + best_leaf, leaves_.begin() + best_leaf + 1);
+    } else if (!inner_.empty()) {
+      std::rotate(inner_.begin(), inner_.begin() + best_inner, inner_.begin() + best_inner + 1);
+    }
+    nodes_.push_back({depth, 0, order_[closed.left] + depth, size, static_cast<uint32_t>(edge_words_.size()),
+                      static_cast<uint32_t>(inner_.size()) * 2 + (leaf_is_best ? 1 : 0)});
+    if (uniform_weight_ == 0) node_weights_.push_back(static_cast<float>(closed.weight));
+    for (uint32_t child : inner_) add_inner_edge(child, depth);
+    edge_words_.insert(edge_words_.end(), leaves_.begin(), leaves_.end());
+    return node;
+  }
+
+  void add_inner_edge(uint32_t child, uint32_t depth) {
+    const uint32_t length = tree_[child].depth - depth;
+    InnerEdge<Symbol> edge{child, text_[order_[tree_[child].left] + depth], kLongLabel<Symbol>};
+    if (length < kLongLabel<Symbol>) {
+      edge.length = static_cast<Symbol>(length);
+    } else {
+      long_labels_.push_back({static_cast<uint32_t>(edge_words_.size()), length});
+    }
+    uint32_t words[kEdgeWords];
+    std::memcpy(words, &edge, sizeof(edge));
+    edge_words_.insert(edge_words_.end(), words, words + kEdgeWords);
+  }
+
+  void close_root() {
+    root_edges_.resize(token_ids_.size() + 1, RootEdge{kLeafBit, 0});
+    double weight = 0;
+    for (uint32_t child : pending_) {
+      const uint32_t position = order_[left_of(child)];
+      RootEdge& edge = root_edges_[text_[position]];
+      edge = child & kLeafBit ? RootEdge{kLeafBit | position, 0} : RootEdge{child, tree_[child].depth};
+    }
+    weight = open_.back().weight;
+    node_weights_[0] = static_cast<float>(weight);
+  }
+
+  // Every tree node that is not left-maximal finds the node that stands for it: the context one symbol longer
+  // has an interval of the same size, at the rank of the suffix one position earlier.
+  void resolve_chains() {
+    shortest_.resize(nodes_.size(), kNone);
+    Vector<uint32_t> chain(memory_);
+    for (uint32_t id = 0; id < tree_.size(); ++id) {
+      uint32_t at = id;
+      chain.clear();
+      while (tree_[at].node == kNone) {
+        chain.push_back(at);
+        const uint32_t left = rank_[order_[tree_[at].left] - 1];
+        const uint32_t size = tree_[at].size;
+        const uint32_t found = outermost_at_left_[left];
+        at = tree_[found].left == left && tree_[found].size == size ? found
+                                                                    : outermost_at_right_[left + size - 1];
+      }
+      const uint32_t node = tree_[at].node;
+      for (uint32_t member : chain) tree_[member].node = node;
+      uint32_t& shortest = shortest_[node];
+      if (shortest == kNone || tree_[id].depth < tree_[shortest].depth) shortest = id;
+    }
+    for (RootEdge& edge : root_edges_) {
+      if (!(edge.word & kLeafBit)) edge.word = tree_[edge.word].node;
+    }
+    for (uint32_t node = 1; node < nodes_.size(); ++node) {
+      for (uint32_t edge = 0; edge < nodes_[node].shape / 2; ++edge) {
+        uint32_t& target = edge_words_[nodes_[node].edges + edge * kEdgeWords];
+        target = tree_[target].node;
+      }
+    }
+  }
+
+  // The link of a class leads from its shortest tree node to the one without the first symbol: the interval
+  // that holds both sides of one of its boundaries, each moved on by a position, and is no deeper than that.
+  void link() {
+    const NextSmaller next_smaller(common_, memory_);
+    for (uint32_t node = 1; node < nodes_.size(); ++node) {
+      const TreeNode& tree = tree_[shortest_[node]];
+      if (tree.depth == 1) continue;  // links to the root
+      const uint32_t from = rank_[order_[tree.boundary - 1] + 1];
+      nodes_[node].link = tree_[owner_[next_smaller.find(from + 1, tree.depth - 1)]].node;
+    }
+  }
+
+  std::vector<uint64_t> write(LimitedMemory& meter, uint64_t memory_limit) {
+    nodes_.push_back(
+        {0, 0, 0, 0, static_cast<uint32_t>(edge_words_.size()), 0});  // ends the last node's edges
+    const bool weighted = uniform_weight_ == 0;
+    FrozenHeader header{};
+    std::memcpy(header.magic, kMagic, sizeof(kMagic));
+    header.version = kFormatVersion;
+    header.symbol_bytes = sizeof(Symbol);
+    header.num_tokens = size_ - offsets_.size();
+    header.num_responses = static_cast<uint32_t>(offsets_.size() - 1);
+    header.num_symbols = static_cast<uint32_t>(token_ids_.size());
+    header.num_nodes = static_cast<uint32_t>(nodes_.size() - 1);
+    header.num_edge_words = static_cast<uint32_t>(edge_words_.size());
+    header.num_long_labels = static_cast<uint32_t>(long_labels_.size());
+    header.symbol_slots = symbol_slots_;
+    header.text_size = size_;
+    header.uniform_weight = uniform_weight_;
+    uint64_t at = sizeof(FrozenHeader);
+    const auto place = [&](uint64_t& offset, uint64_t bytes) {
+      offset = at;
+      at = align8(at + bytes);
+    };
+    place(header.token_ids, token_ids_.size() * 4);
+    place(header.symbol_table, symbol_table_.size() * sizeof(Symbol));
+    place(header.response_starts, starts_.size() * 4);
+    place(header.response_weights, weighted ? weights_.size() * 4 : 0);
+    place(header.text, text_.size() * sizeof(Symbol));
+    place(header.root_edges, root_edges_.size() * sizeof(RootEdge));
+    place(header.nodes, nodes_.size() * sizeof(FrozenNode));
+    place(header.node_weights, weighted ? node_weights_.size() * 4 : 0);
+    place(header.edge_words, edge_words_.size() * 4);
+    place(header.long_labels, long_labels_.size() * sizeof(LongLabel));
+    header.total_bytes = at;
+    if (memory_limit != 0 && meter.used() + at > memory_limit) {
+      throw Error(ErrorCode::kResourceExhausted, "memory_limit: the index needs " + std::to_string(at) +
+                                                     " bytes beside its building; raise the limit");
+    }
+    std::vector<uint64_t> blob(at / 8);
+    char* bytes = reinterpret_cast<char*>(blob.data());
+    const auto copy = [&](uint64_t offset, const auto& values) {
+      if (!values.empty()) std::memcpy(bytes + offset, values.data(), values.size() * sizeof(values[0]));
+    };
+    copy(header.token_ids, token_ids_);
+    copy(header.symbol_table, symbol_table_);
+    copy(header.response_starts, starts_);
+    copy(header.text, text_);
+    copy(header.root_edges, root_edges_);
+    copy(header.nodes, nodes_);
+    copy(header.edge_words, edge_words_);
+    copy(header.long_labels, long_labels_);
+    if (weighted) {
+      copy(header.response_weights, weights_);
+      copy(header.node_weights, node_weights_);
+    }
+    header.content_checksum = checksum(bytes + sizeof(header), at - sizeof(header), kFormatVersion);
+    header.header_checksum = checksum(&header, offsetof(FrozenHeader, header_checksum), kFormatVersion);
+    std::memcpy(bytes, &header, sizeof(header));
+    return blob;
+  }
+
+  std::span<const int64_t> offsets_;
+  std::span<const float> weights_;
+  std::pmr::memory_resource* memory_;
+  float uniform_weight_ = 0;  // 0 when weights differ
+  uint32_t size_ = 0;
+  uint32_t symbol_slots_ = 0;
+  Vector<int32_t> token_ids_{memory_};
+  Vector<Symbol> symbol_table_{memory_};
+  Vector<uint32_t> starts_{memory_};
+  Vector<Symbol> text_{memory_};
+  Vector<int32_t> order_{memory_};
+  Vector<uint32_t> rank_{memory_};
+  Vector<uint32_t> common_{memory_};              // common_[i]: of suffixes order_[i - 1] and order_[i]
+  Vector<uint32_t> outermost_at_left_{memory_};   // largest interval that starts there
+  Vector<uint32_t> outermost_at_right_{memory_};  // largest interval that ends there
+  Vector<uint32_t> owner_{memory_};               // interval whose children meet there
+  Vector<Interval> open_{memory_};
+  Vector<uint32_t> pending_{memory_};  // children of the open intervals
+  Vector<TreeNode> tree_{memory_};
+  Vector<float> tree_weights_{memory_};
+  Vector<uint32_t> inner_{memory_};
+  Vector<uint32_t> leaves_{memory_};
+  Vector<uint32_t> shortest_{memory_};  // node -> its shallowest tree node
+  Vector<FrozenNode> nodes_{memory_};
+  Vector<float> node_weights_{memory_};
+  Vector<uint32_t> edge_words_{memory_};
+  Vector<LongLabel> long_labels_{memory_};
+  Vector<RootEdge> root_edges_{memory_};
+};
+
+}  // namespace
+
+std::vector<uint64_t> build_frozen(std::span<const int32_t> tokens, std::span<const int64_t> offsets,
+                                   std::span<const float> weights, uint64_t memory_limit) {
+  check_responses(tokens, offsets, weights);
+  LimitedMemory meter(memory_limit);
+  const std::pmr::vector<int32_t> ids = distinct(tokens, &meter);
+  if (ids.size() < 0xFFFF)
+    return Builder<uint16_t>(offsets, weights, &meter).build(tokens, ids, meter, memory_limit);
+  return Builder<uint32_t>(offsets, weights, &meter).build(tokens, ids, meter, memory_limit);
+}
+
+}  // namespace redraft

@@ -1,0 +1,318 @@
+#include "csrc/live_index.h"
+
+#include <string>
+
+#include "csrc/error.h"
+
+namespace redraft {
+namespace {
+
+constexpr uint32_t kRemoved = 0xFFFFFFFEu;  // token of a removed entry of a hash table
+constexpr uint64_t kBytesPerToken = 96;     // generous: at most 2 states and about 4 transitions
+constexpr uint32_t kListSizes[] = {1, 2, 3, 4, 6, 8};
+constexpr uint32_t kNumLists = 6;
+
+uint32_t size_of_class(uint32_t size_class) {
+  return size_class < kNumLists ? kListSizes[size_class] : 16u << (size_class - kNumLists);
+}
+
+uint32_t home(uint32_t token, uint32_t size) { return (token * 2654435769u) >> 5 & (size - 1); }
+
+uint32_t next_slot(uint32_t slot, uint32_t size) {  // entry 0 is the header
+  slot = (slot + 1) & (size - 1);
+  return slot == 0 ? 1 : slot;
+}
+
+}  // namespace
+
+LiveIndex::LiveIndex(std::span<const int32_t> prompt, uint64_t memory_limit, uint32_t count_depth)
+    : memory_limit_(memory_limit), count_depth_(count_depth) {
+  if (count_depth == 0) throw_invalid("count_depth: must be > 0");
+  std::fill(std::begin(free_blocks_), std::end(free_blocks_), kNone);
+  states_.push_back({0, kNone, 0, kNone, kNone, kNone});
+  check(prompt, "prompt_token_ids");
+  grow(prompt_end_, prompt);
+}
+
+void LiveIndex::check(std::span<const int32_t> tokens, const char* name) const {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0) throw_invalid(std::string(name) + ": negative id at " + std::to_string(i));
+  }
+  if (damaged_) {
+    throw Error(ErrorCode::kResourceExhausted, "live: memory ran out while it grew; start a new index");
+  }
+  if (!has_room(tokens.size())) {
+    throw Error(ErrorCode::kResourceExhausted, "memory_limit: no room for " + std::to_string(tokens.size()) +
+                                                   " more tokens in " + std::to_string(memory_limit_) +
+                                                   " bytes; raise it or start a new index");
+  }
+}
+
+bool LiveIndex::has_room(uint64_t tokens) const {
+  if (damaged_) return false;
+  if (states_.size() + 2 * tokens >= kNone || pairs_.size() + 4 * tokens >= uint64_t{1} << kIndexBits)
+    return false;
+  const uint64_t used = nbytes();  // arrays grow by an eighth
+  return memory_limit_ == 0 || used + used / 8 + tokens * kBytesPerToken <= memory_limit_;
+}
+
+uint64_t LiveIndex::nbytes() const {
+  return sizeof(*this) + states_.nbytes() + pairs_.nbytes() + sequences_.nbytes();
+}
+
+uint32_t LiveIndex::add_sequence(std::span<const int32_t> tokens) {
+  check(tokens, "token_ids");
+  uint32_t last = prompt_end_;
+  grow(last, tokens);
+  return static_cast<uint32_t>(sequences_.extend(1, last));
+}
+
+void LiveIndex::check_sequence(uint32_t sequence) const {
+  if (sequence >= sequences_.size() || sequences_[sequence] == kNone) {
+    throw Error(ErrorCode::kNotFound,
+                "sequence: " + std::to_string(static_cast<int32_t>(sequence)) + " is unknown or has ended");
+  }
+}
+
+void LiveIndex::append(uint32_t sequence, std::span<const int32_t> tokens) {
+  check_sequence(sequence);
+  check(tokens, "token_ids");
+  grow(sequences_[sequence], tokens);
+}
+
+void LiveIndex::end_sequence(uint32_t sequence) {
+  check_sequence(sequence);
+  sequences_[sequence] = kNone;
+}
+
+void LiveIndex::grow(uint32_t& last, std::span<const int32_t> tokens) {
+  if (tokens.empty()) return;
+  damaged_ = true;  // until all is in: an exception in between leaves it so
+  uint32_t state = last;
+  for (const int32_t token : tokens) state = extend(state, static_cast<uint32_t>(token));
+  last = state;
+  num_tokens_ += tokens.size();
+  damaged_ = false;
+}
+
+// ---- transitions
+// -------------------------------------------------------------------------------------------
+
+uint32_t LiveIndex::block_size(uint32_t block) const { return size_of_class(block >> kIndexBits); }
+
+LiveIndex::Transition* LiveIndex::find_entry(uint32_t block, uint32_t token) {
+  if (block == kNone) return nullptr;
+  Transition* entries = &pairs_[block & ((1u << kIndexBits) - 1)];
+  const uint32_t size = block_size(block);
+  if (size <= kLargestList) {
+    for (uint32_t i = 0; i < size; ++i) {
+      if (entries[i].token == token) return entries + i;
+    }
+    return nullptr;
+  }
+  uint32_t slot = home(token, size);
+  if (slot == 0) slot = 1;
+  while (entries[slot].token != kNone) {
+    if (entries[slot].token == token) return entries + slot;
+    slot = next_slot(slot, size);
+  }
+  return nullptr;
+}
+
+uint32_t* LiveIndex::find(uint32_t state, uint32_t token) {
+  State& self = states_[state];
+  if (self.token == token) return &self.target;
+  Transition* entry = find_entry(self.block, token);
+  return entry == nullptr ? nullptr : &entry->target;
+}
+
+void LiveIndex::add(uint32_t state, uint32_t token, uint32_t target) {
+  if (states_[state].token == kNone) {
+    states_[state].token = token;
+    states_[state].target = target;
+    return;
+  }
+  const uint32_t block = states_[state].block == kNone ? new_block(0) : states_[state].block;
+  states_[state].block = insert(block, {token, target});
+}
+
+uint32_t LiveIndex::new_block(uint32_t size_class) {
+  const uint32_t size = size_of_class(size_class);
+  uint32_t index = free_blocks_[size_class];
+  if (index != kNone) {
+    free_blocks_[size_class] = pairs_[index].target;
+    std::fill_n(&pairs_[index], size, Transition{kNone, kNone});
+  } else {
+    if (pairs_.size() + size > uint64_t{1} << kIndexBits) {
+      throw Error(ErrorCode::kResourceExhausted, "live: too many tokens for one index; start a new one");
+    }
+    index = static_cast<uint32_t>(pairs_.extend(size, {kNone, kNone}));
+  }
+  if (size > kLargestList) pairs_[index] = {0, 0};  // entries used, removed ones included; entries in use
+  return size_class << kIndexBits | index;
+}
+
+void LiveIndex::free_block(uint32_t block) {
+  const uint32_t index = block & ((1u << kIndexBits) - 1);
+  pairs_[index].target = free_blocks_[block >> kIndexBits];
+  free_blocks_[block >> kIndexBits] = index;
+}
+
+// Adds a transition that the block does not hold yet; returns the block, which may be a new one.
+uint32_t LiveIndex::insert(uint32_t block, Transition transition) {
+  const uint32_t size = block_size(block);
+  Transition* entries = &pairs_[block & ((1u << kIndexBits) - 1)];
+  if (size <= kLargestList) {
+    for (uint32_t i = 0; i < size; ++i) {
+      if (entries[i].token == kNone) {
+        entries[i] = transition;
+        return block;
+      }
+    }
+  } else if ((entries[0].token + 1) * 4 <= size * 3) {
+    uint32_t slot = home(transition.token, size);
+    if (slot == 0) slot = 1;
+    while (entries[slot].token < kRemoved) slot = next_slot(slot, size);
+    if (entries[slot].token == kNone) ++entries[0].token;
+    ++entries[0].target;
+    entries[slot] = transition;
+    return block;
+  }
+  // Full: move to the next size, or to the same when removed entries filled it.
+  const bool same = size > kLargestList && entries[0].target * 2 <= size;
+  uint32_t larger = new_block((block >> kIndexBits) + (same ? 0 : 1));
+  for (uint32_t i = size > kLargestList ? 1 : 0; i < size; ++i) {
+    const Transition entry = pairs_[(block & ((1u << kIndexBits) - 1)) + i];
+    if (entry.token < kRemoved) insert(larger, entry);
+  }
+  free_block(block);
+  return insert(larger, transition);
+}
+
+uint32_t LiveIndex::copy_block(uint32_t block) {
+  if (block == kNone) return kNone;
+  const uint32_t copy = new_block(block >> kIndexBits);
+  constexpr uint32_t kMask = (1u << kIndexBits) - 1;
+  std::memcpy(&pairs_[copy & kMask], &pairs_[block & kMask], block_size(block) * sizeof(Transition));
+  return copy;
+}
+
+// ---- growth
+// ------------------------------------------------------------------------------------------------
+
+// `from` goes to `state` on `token`, but the shorter contexts of `state` now occur where the longer do not:
+// makes a state for them and returns it.
+uint32_t LiveIndex::split(uint32_t from, uint32_t token, uint32_t state) {
+  const uint32_t shorter = static_cast<uint32_t>(states_.size());
+  State copy = states_[state];
+  copy.length = states_[from].length + 1;
+  copy.block = copy_block(copy.block);
+  states_.push_back(copy);
+  states_[state].link = shorter;
+  for (uint32_t at = from; at != kNone; at = states_[at].link) {
+    uint32_t* target = find(at, token);
+    if (*target != state) break;
+    *target = shorter;
+  }
+  return shorter;
+}
+
+// Appends `token` to the sequence that ends in `last`; returns its new last state. (Blumer et al., "The
+// smallest automaton recognizing the subwords of a text", 1985; for several sequences as in a trie.)
+uint32_t LiveIndex::extend(uint32_t last, uint32_t token) {
+  uint32_t extended;
+  if (const uint32_t* target = find(last, token)) {
+    extended = *target;
+    if (states_[extended].length != states_[last].length + 1) extended = split(last, token, extended);
+  } else {
+    extended = static_cast<uint32_t>(states_.size());
+    states_.push_back({states_[last].length + 1, 0, 0, kNone, kNone, kNone});
+    uint32_t at = last;
+    for (; at != kNone; at = states_[at].link) {
+      if (const uint32_t* known = find(at, token)) {
+        uint32_t link = *known;
+        if (states_[link].length != states_[at].length + 1) link = split(at, token, link);
+        states_[extended].link = link;
+        break;
+      }
+      add(at, token, extended);
+    }
+  }
+  count_up(last, token, extended);
+  return extended;
+}
+
+// Counts the new occurrence for the longest classes of contexts, and keeps the most counted continuation of
+// each class before it first. Among equals the one that came first stays.
+void LiveIndex::count_up(uint32_t last, uint32_t token, uint32_t extended) {
+  uint32_t next = extended;  // where `at` goes on `token`
+  ++states_[next].count;
+  uint32_t at = last;
+  for (uint32_t depth = 1;; ++depth) {
+    State& self = states_[at];
+    if (self.token != token && states_[next].count > states_[self.target].count) {
+      Transition* entry = find_entry(self.block, token);
+      const Transition demoted{self.token, self.target};
+      self.token = token;
+      self.target = next;
+      if (block_size(self.block) <= kLargestList) {
+        *entry = demoted;
+      } else {
+        entry->token = kRemoved;
+        --pairs_[self.block & ((1u << kIndexBits) - 1)].target;
+        const uint32_t block = insert(self.block, demoted);
+        states_[at].block = block;
+      }
+    }
+    at = states_[at].link;
+    if (at == kNone || depth == count_depth_) return;
+    if (states_[states_[next].link].length > states_[at].length) {
+      next = states_[next].link;
+      ++states_[next].count;
+    }
+  }
+}
+
+// ---- reading
+// -----------------------------------------------------------------------------------------------
+
+LiveCursor LiveIndex::cursor(uint32_t sequence) const {
+  check_sequence(sequence);
+  LiveCursor cursor{sequences_[sequence], states_[sequences_[sequence]].length};
+  shorten_to_continuation(cursor);
+  return cursor;
+}
+
+void LiveIndex::shorten_to_continuation(LiveCursor& cursor) const {
+  while (cursor.length > 0 && states_[cursor.state].token == kNone) {
+    cursor.state = states_[cursor.state].link;
+    cursor.length = states_[cursor.state].length;
+  }
+}
+
+LiveCursor LiveIndex::match(std::span<const int32_t> context) const {
+  LiveCursor cursor;
+  for (const int32_t token : context) {
+    uint32_t target;
+    while ((target = find(cursor.state, static_cast<uint32_t>(token))) == kNone && cursor.state != 0) {
+      cursor.state = states_[cursor.state].link;
+      cursor.length = states_[cursor.state].length;
+    }
+    if (target == kNone) continue;
+    cursor.state = target;
+    ++cursor.length;
+  }
+  return cursor;
+}
+
+uint32_t LiveIndex::count(const LiveCursor& cursor) const {
+  return cursor.length == 0 ? static_cast<uint32_t>(num_tokens_) : states_[cursor.state].count;
+}
+
+void LiveIndex::prefetch(uint32_t sequence) const {
+  if (sequence < sequences_.size() && sequences_[sequence] != kNone) {
+    __builtin_prefetch(&states_[sequences_[sequence]]);
+  }
+}
+
+}  // namespace redraft

@@ -1,0 +1,45 @@
+// What to draft: how far to trust a source, when to stop, and how to share out a batch's budget.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace redraft {
+
+enum class Source : uint8_t { kNone = 0, kHistory = 1, kLive = 2 };
+inline constexpr int kNumSources = 3;
+
+// A draft for one request while it is being made.
+struct Draft {
+  Source source = Source::kNone;
+  uint32_t match_length = 0;
+  float expected = 0;  // accepted tokens: the sum of all survivals
+  std::vector<int32_t> tokens;
+  std::vector<float> probabilities;  // of each token's acceptance when all before it were accepted
+
+  void clear() {
+    source = Source::kNone;
+    match_length = 0;
+    expected = 0;
+    tokens.clear();
+    probabilities.clear();
+  }
+};
+
+// The probability that a token is accepted, from the share `ratio` that it has among the continuations of a
+// context of `match_length` tokens which occurred `count` times. A long context predicts better than a short
+// one, and many occurrences better than few; a prior of a few imagined misses says so.
+inline float acceptance(Source source, uint32_t match_length, float ratio, float count) {
+  (void)source;
+  const float misses = 4.0f / static_cast<float>(match_length + 1);
+  return ratio * count / (count + misses);
+}
+
+// Survival of a token: the probability that it and all before it are accepted. Keeps the `budget` tokens with
+// the highest survival over all rows, ties going to the lower row and then to the lower position, and writes
+// into lengths[i] how many of row i are kept. Deterministic.
+void share_out(std::span<const float> probabilities, std::span<const int32_t> offsets, int64_t budget,
+               std::span<int32_t> lengths);
+
+}  // namespace redraft
