@@ -78,25 +78,15 @@ def _show(address: str, answer: stats_pb2.GetStatsResponse) -> None:
         )
     table = Table()
     table.add_column("run")
-    columns = (
-        "epoch",
-        "prompts",
-        "responses",
-        "tokens",
-        "mean reward",
-        "tokens/step",
-        "acceptance",
-        "drafted",
-        "accepted",
-    )
-    for column in columns:
-        table.add_column(column, justify="right")
+    for column in ("epoch", "prompts", "responses", "tokens", "reward", "tokens/step", "accepted"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("accepted/drafted")
     for run in answer.runs:
-        head = (run.run.name, "all", str(run.prompts), str(run.responses), str(run.tokens), "")
+        head = (run.run.name, "all", str(run.prompts), str(run.responses), _short(run.tokens), "")
         table.add_row(*head, *_cells(run.acceptance if run.HasField("acceptance") else None))
         for epoch in run.epochs:
             reward = f"{epoch.reward_sum / epoch.rewarded:.3f}" if epoch.rewarded else ""
-            head = ("", str(epoch.epoch), "", str(epoch.responses), str(epoch.tokens), reward)
+            head = ("", str(epoch.epoch), "", str(epoch.responses), _short(epoch.tokens), reward)
             table.add_row(*head, *_cells(epoch.acceptance if epoch.HasField("acceptance") else None))
     console.print(table)
     for run in answer.runs:
@@ -107,13 +97,19 @@ def _show(address: str, answer: stats_pb2.GetStatsResponse) -> None:
             )
 
 
-def _cells(acceptance: common_pb2.Acceptance | None) -> tuple[str, str, str, str]:
+def _cells(acceptance: common_pb2.Acceptance | None) -> tuple[str, str, str]:
     if acceptance is None:
-        return ("", "", "", "")
-    by_source = [(s.source, sum(s.drafted), sum(s.accepted)) for s in acceptance.sources]
+        return ("", "", "")
+    sources = [f"{s.source} {_short(sum(s.accepted))}/{_short(sum(s.drafted))}" for s in acceptance.sources]
     return (
         f"{mean_acceptance_length(acceptance):.2f}",
         f"{acceptance_rate(acceptance):.1%}",
-        " ".join(f"{name} {drafted}" for name, drafted, _ in by_source),
-        " ".join(f"{name} {accepted}" for name, _, accepted in by_source),
+        ", ".join(sources),
     )
+
+
+def _short(count: int) -> str:
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= 10 * size:
+            return f"{count / size:.1f}{unit}"
+    return str(count)

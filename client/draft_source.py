@@ -237,7 +237,7 @@ class DraftSource:
             try:
                 retrying(self._fetch, channels, address, batch)
             except grpc.RpcError as error:
-                self._refuse(batch, error)
+                self._refuse(address, batch, error)
             except RedraftError as error:
                 self._note("broken", f"redraft: {error}; no history for these prompts")
             except Exception as error:  # drafts are optional: never let the thread die
@@ -345,7 +345,9 @@ class DraftSource:
                 entry.asked = now
             self._changed.notify_all()
 
-    def _refuse(self, batch: list[_Entry], error: grpc.RpcError) -> None:
+    def _refuse(self, address: str, batch: list[_Entry], error: grpc.RpcError) -> None:
+        if error.code() not in RETRYABLE:
+            self._said.discard(f"down {address}")
         if error.code() is grpc.StatusCode.NOT_FOUND:  # nothing was published to this run yet
             with self._changed:
                 self._counts["no_history"] += len(batch)
