@@ -26,7 +26,7 @@ class Options:
     vocabulary: str = ""
     """Fingerprint of the tokenizer's vocabulary; a server holding the run under another one refuses. Empty:
     not checked."""
-    min_survival: float = 0.3
+    min_survival: float = 0.25
     """A token is drafted while the probability that it and all before it are accepted is at least this, 0 to
     1."""
     budget: int = -1

@@ -40,10 +40,42 @@ def check_version(version: str) -> None:
     )
 
 
-RELIED_ON: dict[tuple[str, str], tuple[str, ...]] = {
-    ("vllm/v1/worker/gpu_model_runner.py", "GPUModelRunner.propose_draft_token_ids"): (),
+RELIED_ON: dict[tuple[str, str], dict[str, str]] = {
+    ("vllm/v1/worker/gpu_model_runner.py", "GPUModelRunner.propose_draft_token_ids"): {
+        "e44b96f319426736": "0.24.0"
+    },
+    ("vllm/v1/worker/gpu_model_runner.py", "GPUModelRunner.take_draft_token_ids"): {
+        "c16093bcaca3f827": "0.24.0"
+    },
+    ("vllm/v1/worker/gpu_model_runner.py", "GPUModelRunner._bookkeeping_sync"): {
+        "1d82d9c7dfb0ed2a": "0.24.0",
+        "0b3e57d51c495ec6": "0.28.0",
+        "3ed5aaf644257e96": "0.31.0",
+    },
+    ("vllm/v1/worker/gpu_input_batch.py", "CachedRequestState"): {
+        "913fe969c5adeffa": "0.24.0",
+        "1c7a3fe1f3bfea68": "0.30.0",
+    },
+    ("vllm/v1/spec_decode/custom_class_proposer.py", "create_custom_proposer"): {
+        "cc1114aaad1d92dc": "0.24.0"
+    },
+    ("vllm/v1/core/sched/utils.py", "check_stop"): {
+        "fae87391c5953b99": "0.24.0",
+        "da923c75ab21853b": "0.29.0",
+    },
+    ("vllm/v1/executor/multiproc_executor.py", "MultiprocExecutor._get_output_rank"): {
+        "2844b1ac4da3048d": "0.24.0"
+    },
+    ("vllm/v1/sample/rejection_sampler.py", "expand_batch_to_tokens"): {
+        "4a72e2584485d3ec": "0.24.0",
+        "b7eb18afe98e09e3": "0.30.0",
+        "b937d69dd008b317": "0.31.0",
+    },
+    ("vllm/utils/cpu_triton_utils.py", "_expand_kernel_impl"): {"cb72d4d389c5be6d": "0.24.0"},
 }
-"""What redraft patches or takes for granted in vLLM's source -> the fingerprints that were read and found good."""
+"""What redraft patches or takes for granted in vLLM's source: (file, definition) -> the fingerprints that were
+read and found to do what redraft relies on -> the first version that has it. Patched are
+`propose_draft_token_ids` and, on CPUs, `expand_batch_to_tokens`."""
 
 
 def fingerprint(path: Path, name: str) -> str:

@@ -1,0 +1,38 @@
+"""At temperature 1 an engine that drafts emits texts with the model's own probabilities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.vllm
+
+SCRIPT = Path(__file__).parent / "engines" / "distribution.py"
+
+
+@pytest.fixture(scope="module", params=[1.0, 0.7])
+def outcome(request, run_engine, make_tiny_model):
+    settings = {
+        "model": str(make_tiny_model(vocab_size=32, layers=1, sharpness=1.0)),
+        "prompt": [5, 6, 7, 8],
+        "requests": 5120,
+        "rounds": 4,
+        "temperature": request.param,
+    }
+    return run_engine(SCRIPT, settings)
+
+
+def test_drafts_were_verified_and_both_accepted_and_rejected(outcome):
+    for source in ("history", "live"):
+        drafted, accepted = (
+            sum(outcome["stats"]["drafted"][source]),
+            sum(outcome["stats"]["accepted"][source]),
+        )
+        assert 1000 < accepted < drafted - 1000, source
+
+
+def test_texts_have_the_models_probabilities(outcome):
+    assert outcome["texts"] >= 20_000
+    assert outcome["cells"] >= 100
+    assert outcome["p_value"] > 0.001

@@ -1,0 +1,72 @@
+"""With drafting vLLM emits what it emits without: the same greedy text, the same log-probabilities."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.vllm
+
+SCRIPT = Path(__file__).parent / "engines" / "exactness.py"
+TOLERANCE = 1e-3
+"""On a log-probability in float32: verification computes several positions of a request in one matrix product,
+which sums in another order than one position at a time. The spread over runs of the same text without
+drafting, prefill against decoding, is of the same size."""
+
+
+def make_prompts(vocab_size: int = 1024) -> list[list[int]]:
+    """32 prompts of 5 to 36 tokens."""
+    draw = random.Random(5)
+    return [[draw.randrange(2, vocab_size) for _ in range(5 + i)] for i in range(32)]
+
+
+@pytest.fixture(scope="module")
+def drafted(run_engine, tiny_model):
+    settings = {
+        "model": str(tiny_model),
+        "prompts": make_prompts() * 2,  # two siblings to a prompt
+        "drafted": True,
+        "options": {"min_survival": 0.0},
+        "rounds": 2,
+        "texts": [],
+    }
+    return run_engine(SCRIPT, settings)
+
+
+@pytest.fixture(scope="module")
+def plain(run_engine, tiny_model, drafted):
+    settings = {
+        "model": str(tiny_model),
+        "prompts": make_prompts(),
+        "drafted": False,
+        "rounds": 1,
+        "texts": [[prompt, response] for prompt, response, _ in drafted["sampled"]],
+    }
+    return run_engine(SCRIPT, settings)
+
+
+def test_drafting_was_active_ragged_and_from_both_sources(drafted):
+    accepted = {source: sum(counts) for source, counts in drafted["stats"]["accepted"].items()}
+    assert accepted["history"] > 1000
+    assert accepted["live"] > 1000
+    assert len(drafted["draft_lengths"]) >= 4
+    assert set(drafted["draft_lengths"]) <= set(range(7))
+
+
+def test_greedy_text_is_the_same_with_and_without_drafting(drafted, plain):
+    expected = plain["greedy"][0]
+    assert all(len(response) == 128 for response in expected)
+    for responses in drafted["greedy"]:
+        assert responses == expected * 2
+
+
+def test_sampled_log_probabilities_are_those_of_teacher_forcing(drafted, plain):
+    assert len(drafted["sampled"]) == 2 * 16 * 4
+    worst = max(
+        abs(ours - theirs)
+        for (_, _, values), expected in zip(drafted["sampled"], plain["log_probabilities"], strict=True)
+        for ours, theirs in zip(values, expected, strict=True)
+    )
+    assert worst < TOLERANCE

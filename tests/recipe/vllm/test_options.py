@@ -1,0 +1,65 @@
+"""The proposer's options, from vLLM's configuration and the environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from redraft.errors import InvalidArgument
+from redraft.recipe.vllm.options import Options, load_options
+
+
+def test_without_anything_the_defaults_hold():
+    assert load_options({}, {}) == Options()
+    assert load_options(None, {}) == Options()
+    assert load_options({"somebody_elses": 1}, {}) == Options()
+
+
+def test_the_environment_is_read():
+    options = load_options({}, {"REDRAFT_ADDRESS": "a:1, b:2,", "REDRAFT_RUN": "r", "REDRAFT_BUDGET": "64"})
+    assert options.address == ("a:1", "b:2")
+    assert (options.run, options.budget) == ("r", 64)
+
+
+def test_the_configuration_wins_over_the_environment():
+    options = load_options(
+        {"redraft": {"run": "mine", "address": ["h:1"], "min_survival": 1}},
+        {"REDRAFT_RUN": "other", "REDRAFT_MIN_SURVIVAL": "0.5", "REDRAFT_STRICT": "1"},
+    )
+    assert (options.run, options.address, options.min_survival, options.strict) == (
+        "mine",
+        ("h:1",),
+        1.0,
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "message"),
+    [
+        (
+            {"adress": "a:1"},
+            {},
+            r'^additional_config\["redraft"\]\["adress"\]: no such option; there are address, ',
+        ),
+        ([1], {}, r'^additional_config\["redraft"\]: '),
+        ({"address": "localhost"}, {}, r'^address: "localhost" is not "host:port"'),
+        ({"address": "h:0"}, {}, r"^address: "),
+        ({"address": "h:70000"}, {}, r"^address: "),
+        ({"address": 5}, {}, r"^address: "),
+        ({"run": ""}, {}, r"^run: "),
+        ({"run": 3}, {}, r"^run: "),
+        ({"min_survival": 1.5}, {}, r"^min_survival: 1.5 is not between 0 and 1"),
+        ({"min_survival": True}, {}, r"^min_survival: "),
+        ({"budget": -2}, {}, r"^budget: "),
+        ({"budget": 1.5}, {}, r"^budget: "),
+        ({"history_tokens": -1}, {}, r"^history_tokens: "),
+        ({"report_seconds": 0}, {}, r"^report_seconds: "),
+        ({"log_seconds": float("nan")}, {}, r"^log_seconds: "),
+        ({"strict": "yes"}, {}, r"^strict: "),
+        ({}, {"REDRAFT_BUDGET": "many"}, r"^REDRAFT_BUDGET: 'many' is not a whole number"),
+        ({}, {"REDRAFT_ADDRESS": "h:x"}, r"^address: "),
+    ],
+)
+def test_a_wrong_option_is_named(given, environment, message):
+    with pytest.raises(InvalidArgument, match=message):
+        load_options({"redraft": given}, environment)
