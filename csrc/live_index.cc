@@ -52,7 +52,8 @@ bool LiveIndex::has_room(uint64_t tokens) const {
   if (damaged_) return false;
   if (states_.size() + 2 * tokens >= kNone || pairs_.size() + 4 * tokens >= uint64_t{1} << kIndexBits)
     return false;
-  const uint64_t used = nbytes();  // arrays grow by an eighth
+  // Arrays grow by an eighth; the largest block, most often the root's, may move to one of twice its size.
+  const uint64_t used = nbytes() + 2 * largest_block_ * sizeof(Transition);
   return memory_limit_ == 0 || used + used / 8 + tokens * kBytesPerToken <= memory_limit_;
 }
 
@@ -147,6 +148,7 @@ uint32_t LiveIndex::new_block(uint32_t size_class) {
       throw Error(ErrorCode::kResourceExhausted, "live: too many tokens for one index; start a new one");
     }
     index = static_cast<uint32_t>(pairs_.extend(size, {kNone, kNone}));
+    largest_block_ = std::max<uint64_t>(largest_block_, size);
   }
   if (size > kLargestList) pairs_[index] = {0, 0};  // entries used, removed ones included; entries in use
   return size_class << kIndexBits | index;

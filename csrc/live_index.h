@@ -120,7 +120,8 @@ class LiveIndex {
   uint32_t count_depth_;
   uint32_t prompt_end_ = 0;
   uint64_t num_tokens_ = 0;
-  bool damaged_ = false;  // memory ran out in the middle of an append
+  uint64_t largest_block_ = 0;  // in transitions
+  bool damaged_ = false;        // memory ran out in the middle of an append
   PlainVector<State> states_;
   PlainVector<Transition> pairs_;
   PlainVector<uint32_t> sequences_;  // last state, kNone when ended
