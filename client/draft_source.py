@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import numpy as np
@@ -135,6 +136,7 @@ class DraftSource:
         self._fetch_seconds = 0.0
         self._last_error = ""
         self._said: set[str] = set()
+        self._calls: dict[str, Any] = {}
         self._threads = [
             threading.Thread(target=self._work, args=(address,), name=f"redraft-fetch-{address}", daemon=True)
             for address in self._addresses
@@ -212,8 +214,10 @@ class DraftSource:
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
+        for call in list(self._calls.values()):
+            call.cancel()
         for thread in self._threads:
-            thread.join(self._timeout)
+            thread.join(1.0)
 
     # Below: each address's thread.
 
@@ -271,7 +275,7 @@ class DraftSource:
         )
         started = time.monotonic()
         stub = channels.stub(address)
-        answers = stub.FetchIndex(request, timeout=self._timeout)
+        answers = self._calls[address] = stub.FetchIndex(request, timeout=self._timeout)
         corrupt: list[_Entry] = []
         try:
             for position, header, blob in _assemble(answers, len(entries), self._memory_bytes):

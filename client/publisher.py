@@ -118,6 +118,7 @@ class Publisher:
         self._published = self._refused = self._dropped = self._retries = 0
         self._last_error = ""
         self._said: set[str] = set()
+        self._calls: dict[str, Any] = {}
         self._threads = [
             threading.Thread(
                 target=self._work, args=(address,), name=f"redraft-publish-{address}", daemon=True
@@ -160,8 +161,10 @@ class Publisher:
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
+        for call in list(self._calls.values()):
+            call.cancel()
         for thread in self._threads:
-            thread.join(self._timeout)
+            thread.join(1.0)
 
     def stats(self) -> PublisherStats:
         """Return what became of the responses so far."""
@@ -234,6 +237,8 @@ class Publisher:
         gave_up = False
         try:
             outcomes = retrying(self._send, channels, address, groups)
+        except grpc.FutureCancelledError:
+            failure, gave_up = "CANCELLED: the publisher was closed", True
         except grpc.RpcError as error:
             failure = f"{error.code().name}: {error.details()}"
             gave_up = error.code() in RETRYABLE  # only a closing publisher stops trying
@@ -288,6 +293,7 @@ class Publisher:
         call = stub.PublishRollouts.future(
             _messages(self._run, self._vocabulary, groups), timeout=self._timeout
         )
+        self._calls[address] = call
         outcomes = call.result().outcomes
         self._said.discard("down")
         return outcomes

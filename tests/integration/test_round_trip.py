@@ -309,8 +309,9 @@ def test_thin_clients_draft_over_a_stream(running, publisher, rollout):
     assert len(answers) == 3
     drafts = [answer.drafts[0] for answer in answers[:2]]
     assert [draft.id for draft in drafts] == [7, 7]
-    expected = known.response_token_ids[10:18]
-    assert tokens_from_bytes(drafts[1].token_ids, "token_ids").tolist() == expected.tolist()
+    drafted = tokens_from_bytes(drafts[1].token_ids, "token_ids").tolist()
+    assert 1 <= len(drafted) <= 8  # the drafter may stop before the horizon
+    assert drafted == known.response_token_ids[10:18].tolist()[: len(drafted)]
     assert drafts[1].source == "history"
     assert drafts[1].match_length >= 10
     assert not answers[2].drafts
