@@ -302,7 +302,7 @@ class DraftSource:
     def _accept(
         self, entry: _Entry, header: index_pb2.IndexHeader, blob: npt.NDArray[np.uint8] | None
     ) -> None:
-        index = FrozenIndex.from_buffer(blob) if blob is not None else None
+        index = FrozenIndex.from_buffer(blob.data) if blob is not None else None
         with self._changed:
             if index is not None and blob is not None:
                 self._counts["fetched"] += 1
