@@ -112,7 +112,7 @@ def draw_sources(axes: Axes, report: dict[str, Any]) -> bool:
     positions = [epoch["epoch"] for epoch in epochs]
     floor = [0.0] * len(epochs)
     for name, color in zip(names, SOURCES * (1 + len(names) // len(SOURCES)), strict=False):
-        shares = [epoch["by_source"].get(name, {}).get("share", 0.0) for epoch in epochs]
+        shares = [epoch["by_source"].get(name, {}).get("share") or 0.0 for epoch in epochs]
         axes.bar(positions, shares, 0.62, bottom=floor, color=color, label=name)
         floor = [low + share for low, share in zip(floor, shares, strict=True)]
     if not any(floor):

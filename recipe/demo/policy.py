@@ -33,15 +33,15 @@ IGNORE = -100
 class PolicyConfig:
     """Size and training of the tiny policy; its hash names the folder that it is kept in."""
 
-    vocabulary_size: int = 448
-    hidden: int = 256
-    intermediate: int = 704
+    vocabulary_size: int = 384
+    hidden: int = 192
+    intermediate: int = 512
     layers: int = 4
-    heads: int = 4
-    key_value_heads: int = 2
-    positions: int = 1024
-    examples: int = 19_200
-    batch: int = 24
+    heads: int = 6
+    key_value_heads: int = 6
+    positions: int = 512
+    examples: int = 11_200
+    batch: int = 8
     muon_lr: float = 2e-2
     adamw_lr: float = 3e-3
     warmup_steps: int = 40

@@ -100,7 +100,7 @@ def _epoch(line: MetricsLine, pair: Pair | None) -> dict[str, Any]:
         "plain_tokens_per_second": pair.plain_tokens_per_second if pair else None,
         "training_tokens_per_second": line.get("tokens_per_second"),
         "by_source": {
-            source: {**counts, "share": counts["accepted"] / accepted if accepted else 0.0}
+            source: {**counts, "share": counts["accepted"] / accepted if accepted else None}
             for source, counts in line["by_source"].items()
         },
     }

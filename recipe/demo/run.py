@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -62,7 +61,13 @@ class Demo:
         with Display(self._console, settings) as display:
             with self._phase("policy", display):
                 model = self._prepare_policy(display)
-                data.write(settings.tasks, out / "data", train=settings.prompts, test=8)
+                data.write(
+                    settings.tasks,
+                    out / "data",
+                    train=settings.prompts,
+                    test=8,
+                    instruction=settings.instruction,
+                )
             environment = self._environment()
             with draft_server(out / "history", out / "server.log", environment) as (address, pid):
                 display.say(
@@ -98,9 +103,13 @@ class Demo:
         display.start("starting verl and vLLM", self._settings.epochs * self._settings.steps_per_epoch)
         metrics = []
         arguments = training.arguments(self._settings, model, self._out, address)
-        for line in training.train(arguments, self._out, environment):
+        for line in training.train(arguments, self._out, environment, epochs=self._settings.epochs):
             metrics.append(line)
             display.training(line)
+            if line["kind"] == "exit":
+                self._notes.append(
+                    f"The training process ended with status {line['status']} after its last step."
+                )
         return metrics
 
     def _check_server(self, address: str) -> None:
@@ -135,8 +144,8 @@ class Demo:
         from transformers import AutoTokenizer
 
         tokens = AutoTokenizer.from_pretrained(model)
-        rows = data.rows(self._settings.tasks, self._settings.prompts, data.TRAIN_SEED)
-        return [encode_prompt(tokens, row["prompt"]) for row in rows]
+        rows = data.rows(self._settings.tasks, self._settings.prompts, self._settings.instruction)
+        return [data.encode_prompt(tokens, row["prompt"]) for row in rows]
 
     def _environment(self) -> dict[str, str]:
         """Return the environment of the processes: that of the CPU recipe, which comparison engines share."""
@@ -156,9 +165,3 @@ class Demo:
         yield
         self._phases[name] = time.monotonic() - started
         display.finish()
-
-
-def encode_prompt(tokens: Any, messages: Sequence[dict[str, str]]) -> list[int]:
-    """Return the token ids of chat messages with the generation prompt, as verl computes them."""
-    text = tokens.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-    return list(tokens(text, add_special_tokens=False).input_ids)

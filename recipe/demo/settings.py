@@ -38,6 +38,8 @@ class Settings:
     """Prompts that are generated one at a time."""
     single_epochs: int
     """Epochs with a measurement of one request at a time: first, last and evenly between."""
+    instruction: str = ""
+    """Added to every question."""
     hard_temperature: float | None = None
     """Temperature of one more measurement, beside that of training."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -110,6 +112,7 @@ def _smollm2(small: bool) -> Settings:
         comparison_rounds=1,
         single_prompts=2,
         single_epochs=2,
+        instruction=" Show your steps in short. End with <answer>the number</answer>.",
         hard_temperature=1.0,
     )
     return replace(settings, epochs=2, prompts=2, response_length=48) if small else settings

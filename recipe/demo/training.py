@@ -74,16 +74,22 @@ def weights(settings: Settings, out: Path, model: Path, epoch: int) -> Path:
     return model if epoch == 0 else out / "weights" / f"epoch_{epoch - 1}" / "huggingface"
 
 
-def train(command: list[str], out: Path, environment: dict[str, str]) -> Iterator[MetricsLine]:
+def train(
+    command: list[str], out: Path, environment: dict[str, str], *, epochs: int
+) -> Iterator[MetricsLine]:
     """Run training and yield the lines of its metrics file as they appear; ended with the generator.
+
+    A process that fails after its last epoch has done its work: then one more line {"kind": "exit", "status": ...}
+    says so.
 
     Args:
         command: arguments as from `arguments`.
         out: folder of metrics.jsonl and train.log.
         environment: of the process.
+        epochs: how many it is to finish.
 
     Raises:
-        FailedPrecondition: training ended with an error; the message holds its log's last lines.
+        FailedPrecondition: training ended with an error before that; the message holds its log's last lines.
     """
     log = out / "train.log"
     metrics_file(out).unlink(missing_ok=True)
@@ -97,12 +103,16 @@ def train(command: list[str], out: Path, environment: dict[str, str]) -> Iterato
             start_new_session=True,
         )
     try:
-        yield from _follow(metrics_file(out), process)
-        if process.wait() != 0:
+        finished = 0
+        for line in _follow(metrics_file(out), process):
+            finished += line["kind"] == "epoch"
+            yield line
+        status = process.wait()
+        if status != 0 and finished >= epochs:
+            yield {"kind": "exit", "status": status}
+        elif status != 0:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            raise FailedPrecondition(
-                f"training: ended with status {process.returncode}; end of {log}:\n{tail}"
-            )
+            raise FailedPrecondition(f"training: ended with status {status}; end of {log}:\n{tail}")
     finally:
         if process.poll() is None:
             process.terminate()
