@@ -13,10 +13,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from redraft.errors import FailedPrecondition, RedraftError
-from redraft.recipe.verl.options import check_context_length, parse_options
-
-MODES = ("sync",)
-"""Keys of redraft.recipe.verl.trainer.TRAINERS, known here without importing verl's trainers."""
+from redraft.recipe.verl.options import MODES, check_context_length, parse_options
 
 
 def check(config: DictConfig) -> None:

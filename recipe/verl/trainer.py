@@ -17,7 +17,7 @@ from verl.workers.rollout.replica import RolloutReplicaRegistry
 from redraft.errors import FailedPrecondition
 from redraft.recipe.verl.agent_loop import RedraftAgentLoopManager
 from redraft.recipe.verl.draft_servers import DraftServers
-from redraft.recipe.verl.options import Options, parse_options
+from redraft.recipe.verl.options import MODES, Options, parse_options
 from redraft.recipe.verl.recorder import EPOCH
 from redraft.recipe.verl.report import MetricsFile, Period, as_metrics
 from redraft.recipe.verl.rollout_server import engine_reports_requests, load_replica
@@ -234,6 +234,8 @@ class RedraftMixin:
         try:
             if getattr(self, "agent_loop_manager", None) is not None:
                 self._collect(self._options.flush_timeout if self._options.enable else 0.0)
+            if lost := self._publishing.get("pending", 0):
+                _LOG.warning("redraft: %d responses could not be stored before training ended", lost)
             self._file.write("end", step=getattr(self, "global_steps", 0), **self._publishing)
         except Exception as error:
             _LOG.warning("redraft: the last responses may not have been published: %s", error)
@@ -249,8 +251,8 @@ class RedraftTrainerSync(RedraftMixin, PPOTrainerSync):
     """verl's synchronous trainer with drafting."""
 
 
-TRAINERS: dict[str, type[RedraftMixin]] = {"sync": RedraftTrainerSync}
-"""verl's `trainer.v1.trainer_mode` -> the trainer that replaces it; further modes register here.
+TRAINERS: dict[str, type[RedraftMixin]] = dict(zip(MODES, (RedraftTrainerSync,), strict=True))
+"""verl's `trainer.v1.trainer_mode` -> the trainer that replaces it; a further mode is added here and to MODES.
 
 A mode keeps its name: verl takes every mode but "sync" for an asynchronous one.
 """

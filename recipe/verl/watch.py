@@ -29,6 +29,8 @@ class Drafting:
     """Requests that did without history as no server answered."""
     index_bytes: int = 0
     """Memory of the indexes that the engines hold (a level, not a sum)."""
+    known: bool = True
+    """False when no server answered for part of the time: the other fields then miss something."""
 
     @property
     def drafted(self) -> int:
@@ -51,6 +53,7 @@ class Drafting:
         self.unavailable += sign * other.unavailable
         if sign > 0:
             self.index_bytes = other.index_bytes
+            self.known = self.known and other.known
         return self
 
     @classmethod
@@ -93,12 +96,15 @@ class DraftingWatch:
         self._seen = Drafting()
 
     def take(self) -> Drafting:
-        """Return what was drafted since the last call (since the start at the first)."""
-        for client in self._clients:
-            self._ask(client)
+        """Return what was drafted since the last call (since the start at the first).
+
+        When no server answers, what they would have told is part of a later answer, or lost with them.
+        """
+        answers = [self._ask(client) for client in self._clients]
         now = Drafting.of(list(self._workers.values()))
         since = Drafting(index_bytes=now.index_bytes).add(now)
         since.add(self._seen, -1)
+        since.known = any(answers)
         self._seen = now
         return since
 
@@ -133,22 +139,23 @@ class DraftingWatch:
         for client in self._clients:
             client.close()
 
-    def _ask(self, client: DraftClient) -> None:
+    def _ask(self, client: DraftClient) -> bool:
+        """Take over one server's counters; return whether it answered."""
         try:
-            answer = client.stats(self.run)
+            runs = client.stats(self.run).runs
         except NotFound:
-            return
+            runs = []
         except RedraftError as error:
             self._failed(client, error)
-            return
+            return False
         if client.address in self._down:
             self._down.discard(client.address)
             _LOG.warning("draft server %s answers again", client.address)
-        for run in answer.runs:
-            for told in run.workers:
-                known = self._workers.get(told.worker)
-                if known is None or told.acceptance.steps >= known.steps:
-                    self._workers[told.worker] = told.acceptance
+        for told in (worker for run in runs for worker in run.workers):
+            known = self._workers.get(told.worker)
+            if known is None or told.acceptance.steps >= known.steps:
+                self._workers[told.worker] = told.acceptance
+        return True
 
     def _failed(self, client: DraftClient, error: RedraftError) -> None:
         self.failures += 1

@@ -1,0 +1,58 @@
+"""What a user with a wrong configuration sees: one line that names the option, before anything is started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.verl
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd="/", timeout=240)
+
+
+def test_a_wrong_server_address_ends_the_command_with_one_line() -> None:
+    done = run(
+        "-m", "redraft.recipe.cpu.main_ppo", "redraft.addresses=[draft-server]", "data.train_files=none"
+    )
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("redraft: redraft.addresses: 'draft-server' is not host:port")
+    assert "Traceback" not in done.stderr
+
+
+def test_verl_settings_that_drafting_cannot_work_with_are_refused() -> None:
+    code = """
+from pathlib import Path
+import hydra, redraft.recipe.main_ppo as recipe
+folder = Path(recipe.__file__).parent / "config"
+for overrides in (
+    ["redraft.addresses=[draft-server]"],
+    ["trainer.use_v1=false"],
+    ["trainer.v1.trainer_mode=colocate_async"],
+    ["actor_rollout_ref.rollout.name=sglang"],
+    ["+actor_rollout_ref.rollout.engine_kwargs.vllm.speculative_config.method=ngram"],
+    ["data.max_prompt_length=100", "data.max_response_length=100", "actor_rollout_ref.rollout.max_model_len=200"],
+    ["redraft.enable=false", "actor_rollout_ref.rollout.name=sglang"],
+):
+    with hydra.initialize_config_dir(str(folder), version_base=None):
+        config = hydra.compose("redraft_trainer", ["actor_rollout_ref.rollout.name=vllm", *overrides])
+    try:
+        recipe.check(config)
+        print("accepted")
+    except recipe.RedraftError as error:
+        print(str(error).split(":")[0])
+"""
+    done = run("-c", code)
+    assert done.stdout.splitlines()[-7:] == [
+        "redraft.addresses",
+        "trainer.use_v1",
+        "trainer.v1.trainer_mode",
+        "actor_rollout_ref.rollout.name",
+        "actor_rollout_ref.rollout.engine_kwargs.vllm.speculative_config",
+        "actor_rollout_ref.rollout.max_model_len",
+        "accepted",
+    ], done.stderr[-3000:]
