@@ -50,6 +50,11 @@ _MIB = 1 << 20
     help="Weight of a response relative to one that is an epoch newer, in (0, 1].",
 )
 @click.option("--index-memory", default=2048, help="Memory for built indexes, in MiB.")
+@click.option(
+    "--build-ahead",
+    default=1.0,
+    help="Index a prompt this long after its last response came in, in seconds; 0 = only when asked.",
+)
 @click.option("--max-message", default=_LIMITS.message_bytes // _MIB, help="Largest message, in MiB.")
 @click.option("--max-response", default=_LIMITS.response_tokens, help="Longest response, in tokens.")
 @click.option("--max-prompt", default=_LIMITS.prompt_tokens, help="Longest prompt, in tokens.")
@@ -75,6 +80,7 @@ def serve(
     window_tokens: int,
     age_decay: float,
     index_memory: int,
+    build_ahead: float,
     max_message: int,
     max_response: int,
     max_prompt: int,
@@ -103,6 +109,7 @@ def serve(
                 message_bytes=max_message * _MIB, response_tokens=max_response, prompt_tokens=max_prompt
             ),
             index_bytes=index_memory * _MIB,
+            build_ahead=build_ahead,
             grace=grace,
             reflection=reflection,
         )

@@ -87,6 +87,8 @@ class ServerConfig:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     index_bytes: int = 2 << 30
     """Memory for built indexes, in bytes; the least recently used go first."""
+    build_ahead: float = 1.0
+    """Index a prompt this long after its last response came in, in seconds; 0 = only when asked."""
     chunk_bytes: int = 1 << 20
     """Size of an index's pieces on the wire, in bytes."""
     grace: float = 10.0
@@ -101,6 +103,8 @@ class ServerConfig:
             raise InvalidArgument(
                 f"chunk_bytes: must be positive and well below a message, got {self.chunk_bytes}"
             )
+        if self.build_ahead < 0:
+            raise InvalidArgument(f"build_ahead: must not be negative, got {self.build_ahead}")
         if self.grace < 0:
             raise InvalidArgument(f"grace: must not be negative, got {self.grace}")
         host, _ = split_address(self.address)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from redraft._core import FrozenIndex
 from redraft.server.config import WindowConfig
-from redraft.server.history import History, Int32Array, PromptRecord, RunRecord
+from redraft.server.history import History, PromptRecord
 from redraft.server.window import choose
 
 
@@ -60,11 +60,8 @@ class IndexShelf:
         self._kept: OrderedDict[int, BuiltIndex] = OrderedDict()
         self._building: dict[tuple[int, int], Future[BuiltIndex | None]] = {}
         self._nbytes = 0
+        self._asked = 0
         self._counts = IndexCounts()
-
-    def revision(self, run: RunRecord, key: bytes, token_ids: Int32Array) -> PromptRecord | None:
-        """Return what the history knows of a prompt, without building anything."""
-        return self._history.prompt(run, key, token_ids)
 
     def get(self, prompt: PromptRecord) -> BuiltIndex | None:
         """Return the prompt's index at its revision or a newer one; None when its window is empty.
@@ -78,6 +75,30 @@ class IndexShelf:
                 self._kept.move_to_end(prompt.prompt_id)
                 self._counts.hits += 1
                 return kept
+            self._asked += 1
+        try:
+            return self._share(prompt)
+        finally:
+            with self._lock:
+                self._asked -= 1
+
+    def build_ahead(self, prompt: PromptRecord) -> None:
+        """Build and keep the prompt's index, if it is not there, although nobody asked for it yet."""
+        kept = self._kept.get(prompt.prompt_id)
+        if kept is None or kept.revision < prompt.revision:
+            self._share(prompt)
+
+    @property
+    def asked(self) -> int:
+        """Requests that wait for an index now."""
+        return self._asked
+
+    def has_room(self, prompt_id: int) -> bool:
+        """Return whether one more index, or a new one of the same prompt, would drop no other."""
+        return prompt_id in self._kept or self._nbytes < 0.9 * self._memory_bytes
+
+    def _share(self, prompt: PromptRecord) -> BuiltIndex | None:
+        with self._lock:
             flight = (prompt.prompt_id, prompt.revision)
             future = self._building.get(flight)
             mine = future is None

@@ -33,11 +33,17 @@ class DraftServer:
     """A draft server that listens already but does not answer before `start`. Made by `create_server`."""
 
     def __init__(
-        self, server: grpc.Server, health_service: health.HealthServicer, history: History, address: str
+        self,
+        server: grpc.Server,
+        health_service: health.HealthServicer,
+        history: History,
+        service: DraftService,
+        address: str,
     ) -> None:
         self._server = server
         self._health = health_service
         self._history = history
+        self._service = service
         self._stopped = threading.Event()
         self._stop_lock = threading.Lock()
         self.address = address
@@ -62,6 +68,7 @@ class DraftServer:
             # history must be closed all the same.
             if not self._server.stop(grace).wait(grace + _PATIENCE):
                 _LOG.warning("gRPC did not report the end of all calls; closing the history without it")
+            self._service.close()
             self._history.close()
             self._stopped.set()
 
@@ -93,8 +100,6 @@ def create_server(config: ServerConfig) -> tuple[DraftServer, int]:
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ],
         )
-        register: Any = service_pb2_grpc.add_DraftServiceServicer_to_server  # generated code is untyped
-        register(DraftService(config, history), server)
         health_service = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
         if config.reflection:
@@ -109,8 +114,11 @@ def create_server(config: ServerConfig) -> tuple[DraftServer, int]:
             raise AlreadyExists(
                 f"address: cannot listen on {config.address}; is another server using the port?"
             )
+        service = DraftService(config, history)
+        register: Any = service_pb2_grpc.add_DraftServiceServicer_to_server  # generated code is untyped
+        register(service, server)
         shown = f"[{host}]" if ":" in host else host
-        return DraftServer(server, health_service, history, f"{shown}:{port}"), port
+        return DraftServer(server, health_service, history, service, f"{shown}:{port}"), port
     except BaseException:
         history.close()
         raise

@@ -17,6 +17,7 @@ from redraft._version import __version__
 from redraft.errors import InvalidArgument, NotFound, RedraftError, ResourceExhausted
 from redraft.server import ingest
 from redraft.server.acceptance import AcceptanceBook
+from redraft.server.ahead import AheadBuilder
 from redraft.server.config import ServerConfig
 from redraft.server.drafting import DraftSession
 from redraft.server.history import Appended, GroupRecord, History, Int32Array, RunRecord
@@ -71,11 +72,19 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
         self._limits = config.limits
         self._history = history
         self._shelf = IndexShelf(history, config.window, memory_bytes=config.index_bytes)
+        self._ahead = (
+            AheadBuilder(history, self._shelf, delay=config.build_ahead) if config.build_ahead else None
+        )
         self._acceptance = AcceptanceBook()
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._refused_groups = 0
         self._draft_streams = threading.BoundedSemaphore(config.limits.draft_streams)
+
+    def close(self) -> None:
+        """Stop working in the background; call it before the history is closed."""
+        if self._ahead is not None:
+            self._ahead.close()
 
     @_unary
     def PublishRollouts(  # noqa: N802
@@ -84,7 +93,7 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
         """Store finished responses."""
         run: RunRecord | None = None
         outcomes: list[publish_pb2.GroupOutcome] = []
-        waiting: list[tuple[Future[list[Appended]], list[int]]] = []
+        waiting: list[tuple[Future[list[Appended]], list[GroupRecord], list[int]]] = []
         for message in requests:
             run = self._run_of_stream(message, run, create=True)
             if len(outcomes) + len(message.groups) > self._limits.stream_groups:
@@ -101,12 +110,14 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
                 except InvalidArgument as error:
                     outcomes.append(_refusal(error))
             if records:
-                waiting.append((self._history.append(run, records), places))
+                waiting.append((self._history.append(run, records), records, places))
         if run is None:
             raise InvalidArgument("run: the stream ended without a first message that names it")
-        for future, places in waiting:
+        for future, records, places in waiting:
             try:
                 results = future.result()
+                if self._ahead is not None:
+                    self._ahead.note(run, records)
             except RedraftError as error:
                 results = [Appended(error=error)] * len(places)
             for place, result in zip(places, results, strict=True):

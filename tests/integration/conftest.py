@@ -82,7 +82,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     running: list[Running] = []
 
     def start_one(**options) -> Running:
-        options = {"address": "127.0.0.1:0", "data_directory": tmp_path / f"data{len(running)}"} | options
+        defaults = {
+            "address": "127.0.0.1:0",
+            "data_directory": tmp_path / f"data{len(running)}",
+            "build_ahead": 0.0,
+        }
+        options = defaults | options
         config = ServerConfig(**options)
         server, _ = create_server(config)
         server.start()

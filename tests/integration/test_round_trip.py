@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -168,11 +170,7 @@ def test_a_large_index_travels_in_chunks(start, publisher, source, rollout):
 
 
 def test_indexes_stay_within_the_memory_budget(start, publisher, rollout):
-    running = start()
-    publish = publisher(running.address)
-    publish.publish([rollout(prompt) for prompt in range(8)])
-    assert publish.flush(20)
-    size = len(fetch(running.stub, rollout(0))[1])
+    size = len(fetch_one(start(), publisher, rollout)[1])
     small = start(index_bytes=3 * size)
     publish = publisher(small.address)
     publish.publish([rollout(prompt) for prompt in range(8)])
@@ -182,6 +180,41 @@ def test_indexes_stay_within_the_memory_budget(start, publisher, rollout):
     server = small.stub.GetStats(_stats(), timeout=20).server
     assert 0 < server.index_bytes <= 3 * size
     assert server.index_evictions >= 5
+
+
+def test_published_prompts_are_indexed_before_anybody_asks(start, publisher, rollout, eventually):
+    running = start(build_ahead=0.01)
+    publish = publisher(running.address)
+    publish.publish([rollout(prompt) for prompt in range(8)])
+    assert publish.flush(20)
+
+    def server():
+        return running.stub.GetStats(_stats(), timeout=20).server
+
+    eventually(lambda: server().index_builds == server().indexes == 8)
+    for prompt in range(8):
+        assert fetch(running.stub, rollout(prompt))[0].outcome == HEADER.OUTCOME_SENT
+    assert (server().index_builds, server().index_hits) == (8, 8)
+
+
+def test_building_ahead_never_drops_what_is_kept(start, publisher, rollout, eventually):
+    size = len(fetch_one(start(), publisher, rollout)[1])
+    running = start(build_ahead=0.01, index_bytes=4 * size)
+    publish = publisher(running.address)
+    publish.publish([rollout(prompt) for prompt in range(20)])
+    assert publish.flush(20)
+    eventually(lambda: running.stub.GetStats(_stats(), timeout=20).server.indexes >= 3)
+    server = running.stub.GetStats(_stats(), timeout=20).server
+    assert server.index_evictions <= 1
+    assert server.index_bytes <= 4 * size
+
+
+def fetch_one(running, publisher, rollout):
+    """Publish one response and return what its prompt's index looks like."""
+    publish = publisher(running.address)
+    publish.publish([rollout()])
+    assert publish.flush(20)
+    return fetch(running.stub, rollout())
 
 
 def test_the_source_stays_within_its_memory_budget(running, publisher, source, rollout):
@@ -341,6 +374,31 @@ def test_siblings_of_a_stream_draft_from_each_other(running, publisher, rollout)
         tokens_from_bytes(draft.token_ids, "token_ids").tolist() == first.response_token_ids[12:17].tolist()
     )
     assert draft.source == "live"
+
+
+def test_the_documented_client_generates(running, publisher, rollout):
+    publish = publisher(running.address)
+    known = rollout(response_token_ids=np.arange(1000, dtype=np.int32) % 997)
+    publish.publish([known])
+    assert publish.flush(20)
+    page = Path(__file__).parents[2].joinpath("doc", "protocol.md").read_text()
+    example: dict = {}
+    exec(page.split("```python\n")[1].split("```")[0], example)
+    steps = 0
+
+    def verify(prompt, response, draft):
+        """Accept what agrees with the known response, and give its next token."""
+        nonlocal steps
+        steps += 1
+        rest = known.response_token_ids[len(response) :].tolist()
+        n = 0
+        while n < len(draft) and n < len(rest) and draft[n] == rest[n]:
+            n += 1
+        return rest[: n + 1]
+
+    response = example["generate"](verify, known.prompt_token_ids, running.address, "run")
+    assert response == known.response_token_ids.tolist()
+    assert steps < 500
 
 
 def _stats():
