@@ -71,9 +71,13 @@ py::tuple continuation(const FrozenIndex& index, const py::object& context, int6
     FrozenCursor cursor = match(index, tokens, from_start);
     index.shorten_to_continuation(cursor);
     if (horizon > 0) {
-      index.walk(cursor, [&](const FrozenIndex::Step& step) {
-        ids.push_back(step.token);
-        ratios.push_back(step.ratio);
+      index.walk(cursor, [&](const FrozenIndex::Piece& piece) {
+        for (uint32_t i = 0; i < piece.symbols && static_cast<int64_t>(ids.size()) < horizon; ++i) {
+          const int32_t token = index.token_at(piece.position + i);
+          if (token < 0) return false;
+          ids.push_back(token);
+          ratios.push_back(i == 0 ? piece.ratio : 1.0f);
+        }
         return static_cast<int64_t>(ids.size()) < horizon;
       });
     }

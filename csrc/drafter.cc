@@ -188,32 +188,43 @@ void Drafter::accept(Request& request, std::span<const int32_t> tokens) {
   }
 }
 
-bool Drafter::extend(Draft& draft, float& survival, int32_t token, float probability, int32_t horizon) const {
+// Adds a token unless its survival is too low; false when the draft has ended.
+inline bool Drafter::extend(Draft& draft, float& survival, int32_t token, float probability,
+                            uint32_t horizon) const {
   survival *= probability;
   if (survival < min_survival_) return false;
   draft.tokens.push_back(token);
   draft.probabilities.push_back(probability);
   draft.expected += survival;
-  return static_cast<int32_t>(draft.tokens.size()) < horizon;
+  return draft.tokens.size() < horizon;
 }
 
-void Drafter::draft_from_history(const Request& request, int32_t horizon, Draft& draft) const {
+void Drafter::draft_from_history(const Request& request, uint32_t horizon, Draft& draft) const {
+  const FrozenIndex& history = *request.history;
   FrozenCursor cursor = request.cursor;
-  request.history->shorten_to_continuation(cursor);
+  history.shorten_to_continuation(cursor);
   if (cursor.length == 0) return;
   draft.source = Source::kHistory;
   draft.match_length = cursor.length;
   float survival = 1;
   uint32_t length = cursor.length;
-  request.history->walk(cursor, [&](const FrozenIndex::Step& step) {
-    const float probability =
-        acceptance(Source::kHistory, length, step.ratio, static_cast<float>(step.count));
-    ++length;
-    return extend(draft, survival, step.token, probability, horizon);
+  history.walk(cursor, [&](const FrozenIndex::Piece& piece) {
+    float ratio = piece.ratio;
+    float count = static_cast<float>(piece.count);
+    for (uint32_t i = 0; i < piece.symbols; ++i) {
+      const int32_t token = history.token_at(piece.position + i);
+      if (token < 0) return false;
+      const float probability = acceptance(Source::kHistory, length, ratio, count);
+      if (!extend(draft, survival, token, probability, horizon)) return false;
+      ++length;
+      ratio = 1;
+      count = static_cast<float>(piece.count_after);
+    }
+    return true;
   });
 }
 
-void Drafter::draft_from_live(const Request& request, int32_t horizon, Draft& draft) const {
+void Drafter::draft_from_live(const Request& request, uint32_t horizon, Draft& draft) const {
   const auto guard = request.live->guard();
   const LiveCursor cursor = request.live->cursor(request.sequence);
   if (cursor.length == 0) return;
@@ -226,7 +237,7 @@ void Drafter::draft_from_live(const Request& request, int32_t horizon, Draft& dr
     const float total = static_cast<float>(std::max(step.total - own, step.count));
     own = 0;
     const float ratio = static_cast<float>(step.count) / total;
-    const float probability = acceptance(Source::kLive, length, std::min(ratio, 1.0f), total);
+    const float probability = acceptance(Source::kLive, length, ratio, total);
     ++length;
     return extend(draft, survival, step.token, probability, horizon);
   });
@@ -258,25 +269,30 @@ DraftBatch Drafter::step(std::span<const int32_t> requests, std::span<const int3
                          int64_t budget) {
   const std::lock_guard lock(mutex_);
   check_step(requests, tokens, offsets, horizons, budget);
+  std::vector<Request*> rows;
+  rows.reserve(requests.size());
+  for (const int32_t request : requests) rows.push_back(&find(request));
   // All tokens go in before anything is drafted: what a sibling wrote in this very step already helps.
-  for (size_t row = 0; row < requests.size(); ++row) {
-    Request& request = find(requests[row]);
+  for (size_t row = 0; row < rows.size(); ++row) {
     const auto added = tokens.subspan(offsets[row], offsets[row + 1] - offsets[row]);
-    account(request, added);
-    accept(request, added);
+    account(*rows[row], added);
+    accept(*rows[row], added);
   }
   DraftBatch batch;
-  batch.offsets.reserve(requests.size() + 1);
+  batch.offsets.reserve(rows.size() + 1);
+  batch.sources.reserve(rows.size());
+  batch.match_lengths.reserve(rows.size());
   batch.offsets.push_back(0);
   Draft history;
   Draft live;
-  for (size_t row = 0; row < requests.size(); ++row) {
-    const Request& request = find(requests[row]);
+  for (size_t row = 0; row < rows.size(); ++row) {
+    const Request& request = *rows[row];
+    const uint32_t horizon = static_cast<uint32_t>(horizons[row]);
     history.clear();
     live.clear();
-    if (horizons[row] > 0) {
-      if (request.history) draft_from_history(request, horizons[row], history);
-      if (request.live_open) draft_from_live(request, horizons[row], live);
+    if (horizon > 0) {
+      if (request.history) draft_from_history(request, horizon, history);
+      if (request.live_open) draft_from_live(request, horizon, live);
     }
     const Draft& draft = history.expected > live.expected ? history : live;
     const bool drafted = !draft.tokens.empty();
@@ -288,11 +304,10 @@ DraftBatch Drafter::step(std::span<const int32_t> requests, std::span<const int3
     batch.match_lengths.push_back(drafted ? static_cast<int32_t>(draft.match_length) : 0);
   }
   apply_budget(batch, budget);
-  for (size_t row = 0; row < requests.size(); ++row) {
-    Request& request = find(requests[row]);
-    request.source = static_cast<Source>(batch.sources[row]);
-    request.draft.assign(batch.tokens.begin() + batch.offsets[row],
-                         batch.tokens.begin() + batch.offsets[row + 1]);
+  for (size_t row = 0; row < rows.size(); ++row) {
+    rows[row]->source = static_cast<Source>(batch.sources[row]);
+    rows[row]->draft.assign(batch.tokens.begin() + batch.offsets[row],
+                            batch.tokens.begin() + batch.offsets[row + 1]);
   }
   return batch;
 }

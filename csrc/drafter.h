@@ -69,9 +69,9 @@ class Drafter {
                   std::span<const int32_t> offsets, std::span<const int32_t> horizons, int64_t budget) const;
   void account(Request& request, std::span<const int32_t> tokens);
   void accept(Request& request, std::span<const int32_t> tokens);
-  void draft_from_history(const Request& request, int32_t horizon, Draft& draft) const;
-  void draft_from_live(const Request& request, int32_t horizon, Draft& draft) const;
-  bool extend(Draft& draft, float& survival, int32_t token, float probability, int32_t horizon) const;
+  void draft_from_history(const Request& request, uint32_t horizon, Draft& draft) const;
+  void draft_from_live(const Request& request, uint32_t horizon, Draft& draft) const;
+  bool extend(Draft& draft, float& survival, int32_t token, float probability, uint32_t horizon) const;
   void apply_budget(DraftBatch& batch, int64_t budget) const;
 
   float min_survival_;

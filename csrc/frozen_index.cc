@@ -64,6 +64,11 @@ void FrozenIndex::open(uint64_t size, bool verify) {
       inside(h.long_labels, uint64_t{h.num_long_labels} * sizeof(LongLabel)) &&
       (!weighted || (inside(h.response_weights, responses * 4) && inside(h.node_weights, nodes * 4)));
   if (!sound) throw_data_loss("inconsistent header");
+  token_ids_ = data_ + h.token_ids;
+  symbol_table_ = data_ + h.symbol_table;
+  text_ = data_ + h.text;
+  nodes_ = data_ + h.nodes;
+  edge_words_ = data_ + h.edge_words;
   if (verify &&
       h.content_checksum != checksum(data_ + sizeof(FrozenHeader), size - sizeof(FrozenHeader), h.version)) {
     throw_data_loss("damaged content");
@@ -73,25 +78,27 @@ void FrozenIndex::open(uint64_t size, bool verify) {
 // ---- the blob's values
 // -------------------------------------------------------------------------------------
 
-uint32_t FrozenIndex::symbol_of(int32_t token) const {
+template <typename Symbol>
+inline uint32_t FrozenIndex::symbol_of(int32_t token) const {
   const uint32_t mask = header_.symbol_slots - 1;
   uint32_t slot = symbol_slot(token, header_.symbol_slots);
   for (uint32_t probes = 0; probes <= mask; ++probes) {
-    const uint32_t symbol = symbol_at(header_.symbol_table, slot);
+    const uint32_t symbol = load<Symbol>(symbol_table_, slot);
     if (symbol == 0 || symbol > header_.num_symbols) break;
-    if (load<int32_t>(header_.token_ids, symbol - 1) == token) return symbol;
+    if (load<int32_t>(token_ids_, symbol - 1) == token) return symbol;
     slot = (slot + 1) & mask;
   }
   return kStart;
 }
 
-int32_t FrozenIndex::token_of(uint32_t symbol) const {
-  if (symbol == kStart || symbol > header_.num_symbols) return -1;
-  return load<int32_t>(header_.token_ids, symbol - 1);
+template <typename Symbol>
+inline uint32_t FrozenIndex::text_at(uint32_t position) const {
+  return position < header_.text_size ? load<Symbol>(text_, position) : kStart;
 }
 
-uint32_t FrozenIndex::text_at(uint32_t position) const {
-  return position < header_.text_size ? symbol_at(header_.text, position) : kStart;
+int32_t FrozenIndex::token_at(uint32_t position) const {
+  const uint32_t symbol = narrow_ ? text_at<uint16_t>(position) : text_at<uint32_t>(position);
+  return symbol == kStart || symbol > header_.num_symbols ? -1 : load<int32_t>(token_ids_, symbol - 1);
 }
 
 float FrozenIndex::weight_of_leaf(uint32_t position) const {
@@ -100,27 +107,27 @@ float FrozenIndex::weight_of_leaf(uint32_t position) const {
   uint32_t high = header_.num_responses;
   while (high - low > 1) {
     const uint32_t middle = low + (high - low) / 2;
-    (load<uint32_t>(header_.response_starts, middle) <= position ? low : high) = middle;
+    (load<uint32_t>(data_ + header_.response_starts, middle) <= position ? low : high) = middle;
   }
-  return load<float>(header_.response_weights, low);
+  return load<float>(data_ + header_.response_weights, low);
 }
 
 float FrozenIndex::weight_of_node(uint32_t node) const {
   if (header_.uniform_weight > 0) {
     return static_cast<float>(static_cast<double>(node_at(node).count) * header_.uniform_weight);
   }
-  return load<float>(header_.node_weights, node < header_.num_nodes ? node : 0);
+  return load<float>(data_ + header_.node_weights, node < header_.num_nodes ? node : 0);
 }
 
-FrozenNode FrozenIndex::node_at(uint32_t node) const {
-  return load<FrozenNode>(header_.nodes, node < header_.num_nodes ? node : 0);
+inline FrozenNode FrozenIndex::node_at(uint32_t node) const {
+  return load<FrozenNode>(nodes_, node < header_.num_nodes ? node : 0);
 }
 
 double FrozenIndex::total_weight() const {
   double sum = 0;
   for (uint32_t i = 0; i < header_.num_responses; ++i) {
-    const uint32_t start = load<uint32_t>(header_.response_starts, i);
-    const uint32_t next = load<uint32_t>(header_.response_starts, i + 1);
+    const uint32_t start = load<uint32_t>(data_ + header_.response_starts, i);
+    const uint32_t next = load<uint32_t>(data_ + header_.response_starts, i + 1);
     sum += (static_cast<double>(next) - start - 1) * weight_of_leaf(start);
   }
   return sum;
@@ -129,57 +136,46 @@ double FrozenIndex::total_weight() const {
 // ---- edges
 // -------------------------------------------------------------------------------------------------
 
-FrozenIndex::Edges FrozenIndex::edges_of(uint32_t node) const {
+template <typename Symbol>
+inline FrozenIndex::Edges FrozenIndex::edges_of(uint32_t node) const {
   if (node == 0 || node >= header_.num_nodes) return {};
-  const FrozenNode self = load<FrozenNode>(header_.nodes, node);
-  const uint32_t stop = load<FrozenNode>(header_.nodes, node + 1).edges;
+  const FrozenNode self = load<FrozenNode>(nodes_, node);
+  const uint32_t stop = load<FrozenNode>(nodes_, node + 1).edges;
   const uint64_t num_inner = self.shape >> 1;
-  const uint64_t inner_words =
-      num_inner * (narrow_ ? sizeof(InnerEdge<uint16_t>) : sizeof(InnerEdge<uint32_t>)) / 4;
-  if (stop > header_.num_edge_words || self.edges + inner_words > stop) return {};
-  const uint32_t leaves = self.edges + static_cast<uint32_t>(inner_words);
-  return {self.edges, static_cast<uint32_t>(num_inner), leaves, stop - leaves, (self.shape & 1) != 0};
+  const uint64_t leaves = self.edges + num_inner * (sizeof(InnerEdge<Symbol>) / 4);
+  if (stop > header_.num_edge_words || leaves > stop) return {};
+  return {self.edges, static_cast<uint32_t>(num_inner), static_cast<uint32_t>(leaves),
+          stop - static_cast<uint32_t>(leaves), (self.shape & 1) != 0};
 }
 
-uint32_t FrozenIndex::inner_symbol(uint32_t word) const {
-  uint32_t symbol;
-  std::memcpy(&symbol, data_ + header_.edge_words + (word + 1) * uint64_t{4}, 4);
-  return narrow_ ? symbol & 0xFFFF : symbol;
-}
-
-FrozenIndex::Edge FrozenIndex::inner_edge(uint32_t word) const {
-  Edge edge;
-  const char* at = data_ + header_.edge_words + word * uint64_t{4};
-  bool is_long;
-  if (narrow_) {
-    InnerEdge<uint16_t> stored;
-    std::memcpy(&stored, at, sizeof(stored));
-    edge = {stored.target, 0, stored.length};
-    is_long = stored.length == kLongLabel<uint16_t>;
-  } else {
-    InnerEdge<uint32_t> stored;
-    std::memcpy(&stored, at, sizeof(stored));
-    edge = {stored.target, 0, stored.length};
-    is_long = stored.length == kLongLabel<uint32_t>;
-  }
-  if (is_long) {
-    uint32_t low = 0;
-    uint32_t high = header_.num_long_labels;
-    while (low < high) {
-      const uint32_t middle = low + (high - low) / 2;
-      (load<LongLabel>(header_.long_labels, middle).edge < word ? low : high) =
-          load<LongLabel>(header_.long_labels, middle).edge < word ? middle + 1 : middle;
+uint32_t FrozenIndex::long_label(uint32_t word) const {
+  const char* labels = data_ + header_.long_labels;
+  uint32_t low = 0;
+  uint32_t high = header_.num_long_labels;
+  while (low < high) {
+    const uint32_t middle = low + (high - low) / 2;
+    if (load<LongLabel>(labels, middle).edge < word) {
+      low = middle + 1;
+    } else {
+      high = middle;
     }
-    edge.length = low < header_.num_long_labels ? load<LongLabel>(header_.long_labels, low).length : 0;
   }
-  edge.position = node_at(edge.target).end - edge.length;
-  return edge;
+  return low < header_.num_long_labels ? load<LongLabel>(labels, low).length : 0;
 }
 
-bool FrozenIndex::find_edge(uint32_t node, uint32_t symbol, Edge& edge) const {
+template <typename Symbol>
+inline FrozenIndex::Edge FrozenIndex::inner_edge(uint32_t word) const {
+  InnerEdge<Symbol> stored;
+  std::memcpy(&stored, edge_words_ + word * uint64_t{4}, sizeof(stored));
+  const uint32_t length = stored.length == kLongLabel<Symbol> ? long_label(word) : stored.length;
+  return {stored.target, node_at(stored.target).end - length, length};
+}
+
+template <typename Symbol>
+inline bool FrozenIndex::find_edge(uint32_t node, uint32_t symbol, Edge& edge) const {
   if (node == 0) {
     if (symbol > header_.num_symbols) return false;
-    const RootEdge root = load<RootEdge>(header_.root_edges, symbol);
+    const RootEdge root = load<RootEdge>(data_ + header_.root_edges, symbol);
     if (root.word & kLeafBit) {
       edge = {kLeaf, root.word & ~kLeafBit, kEndless};
     } else {
@@ -187,9 +183,9 @@ bool FrozenIndex::find_edge(uint32_t node, uint32_t symbol, Edge& edge) const {
     }
     return edge.length > 0 && edge.target != 0;
   }
-  const Edges edges = edges_of(node);
-  const uint32_t stride = narrow_ ? 2 : 3;
-  const auto search = [&](uint32_t count, auto symbol_of_edge) {  // the first edge is out of order
+  const Edges edges = edges_of<Symbol>(node);
+  constexpr uint32_t kStride = sizeof(InnerEdge<Symbol>) / 4;
+  const auto search = [symbol](uint32_t count, auto symbol_of_edge) {  // the first edge is out of order
     if (count == 0 || symbol_of_edge(0) == symbol) return uint32_t{0};
     uint32_t low = 1;
     uint32_t high = count;
@@ -203,35 +199,39 @@ bool FrozenIndex::find_edge(uint32_t node, uint32_t symbol, Edge& edge) const {
     }
     return low < count && symbol_of_edge(low) == symbol ? low : count;
   };
-  const uint32_t inner =
-      search(edges.num_inner, [&](uint32_t i) { return inner_symbol(edges.inner + i * stride); });
+  const uint32_t inner = search(edges.num_inner, [&](uint32_t i) -> uint32_t {
+    Symbol first;
+    std::memcpy(&first, edge_words_ + (edges.inner + i * kStride + 1) * uint64_t{4}, sizeof(first));
+    return first;
+  });
   if (inner < edges.num_inner) {
-    edge = inner_edge(edges.inner + inner * stride);
+    edge = inner_edge<Symbol>(edges.inner + inner * kStride);
     return edge.length > 0 && edge.target != 0;
   }
-  const auto leaf_position = [&](uint32_t i) { return load<uint32_t>(header_.edge_words, edges.leaves + i); };
-  const uint32_t leaf = search(edges.num_leaves, [&](uint32_t i) { return text_at(leaf_position(i)); });
+  const auto position = [&](uint32_t i) { return load<uint32_t>(edge_words_, edges.leaves + i); };
+  const uint32_t leaf = search(edges.num_leaves, [&](uint32_t i) { return text_at<Symbol>(position(i)); });
   if (leaf >= edges.num_leaves) return false;
-  edge = {kLeaf, leaf_position(leaf), kEndless};
+  edge = {kLeaf, position(leaf), kEndless};
   return true;
 }
 
-bool FrozenIndex::best_edge(uint32_t node, Edge& edge) const {
-  const Edges edges = edges_of(node);
+template <typename Symbol>
+inline bool FrozenIndex::best_edge(uint32_t node, Edge& edge) const {
+  const Edges edges = edges_of<Symbol>(node);
   if (edges.leaf_is_best) {
     if (edges.num_leaves == 0) return false;
-    edge = {kLeaf, load<uint32_t>(header_.edge_words, edges.leaves), kEndless};
+    edge = {kLeaf, load<uint32_t>(edge_words_, edges.leaves), kEndless};
     return true;
   }
   if (edges.num_inner == 0) return false;
-  edge = inner_edge(edges.inner);
+  edge = inner_edge<Symbol>(edges.inner);
   return edge.length > 0 && edge.target != 0;
 }
 
 // ---- cursors
 // -----------------------------------------------------------------------------------------------
 
-void FrozenIndex::follow(FrozenCursor& cursor, const Edge& edge, uint32_t symbols) const {
+inline void FrozenIndex::follow(FrozenCursor& cursor, const Edge& edge, uint32_t symbols) {
   cursor.length += symbols;
   cursor.target = edge.target;
   cursor.position = edge.position + symbols;
@@ -242,14 +242,15 @@ void FrozenIndex::follow(FrozenCursor& cursor, const Edge& edge, uint32_t symbol
   }
 }
 
-bool FrozenIndex::take(FrozenCursor& cursor, uint32_t symbol) const {
+template <typename Symbol>
+inline bool FrozenIndex::take(FrozenCursor& cursor, uint32_t symbol) const {
   if (cursor.left == 0) {
     Edge edge;
-    if (!find_edge(cursor.node, symbol, edge)) return false;
+    if (!find_edge<Symbol>(cursor.node, symbol, edge)) return false;
     follow(cursor, edge, 1);
     return true;
   }
-  if (text_at(cursor.position) != symbol) return false;
+  if (text_at<Symbol>(cursor.position) != symbol) return false;
   ++cursor.length;
   ++cursor.position;
   if (--cursor.left == 0) {
@@ -261,11 +262,11 @@ bool FrozenIndex::take(FrozenCursor& cursor, uint32_t symbol) const {
 
 // Moves to the longest shorter context that occurs more often; false at the root. The label matched since the
 // last node is matched again from the link, from node to node without reading what lies between (skip/count).
+template <typename Symbol>
 bool FrozenIndex::shorten(FrozenCursor& cursor) const {
   if (cursor.length == 0) return false;
-  const uint32_t matched = cursor.length - cursor.depth;
-  uint32_t begin = cursor.position - matched;
   const uint32_t end = cursor.position;
+  uint32_t begin = cursor.left == 0 ? end : end - (cursor.length - cursor.depth);
   FrozenCursor shorter;
   if (cursor.node == 0) {
     ++begin;
@@ -274,10 +275,9 @@ bool FrozenIndex::shorten(FrozenCursor& cursor) const {
     shorter.depth = shorter.length = node_at(shorter.node).length;
     if (shorter.depth >= cursor.depth) shorter = {};  // damaged
   }
-  if (cursor.left == 0) begin = end;
   while (begin < end) {
     Edge edge;
-    if (!find_edge(shorter.node, text_at(begin), edge)) {  // damaged
+    if (!find_edge<Symbol>(shorter.node, text_at<Symbol>(begin), edge)) {  // damaged
       shorter = {};
       break;
     }
@@ -291,28 +291,49 @@ bool FrozenIndex::shorten(FrozenCursor& cursor) const {
 
 FrozenCursor FrozenIndex::start() const {
   FrozenCursor cursor;
-  take(cursor, kStart);
+  if (narrow_) {
+    take<uint16_t>(cursor, kStart);
+  } else {
+    take<uint32_t>(cursor, kStart);
+  }
   return cursor;
 }
 
-void FrozenIndex::advance(FrozenCursor& cursor, std::span<const int32_t> tokens) const {
+template <typename Symbol>
+void FrozenIndex::advance_as(FrozenCursor& cursor, std::span<const int32_t> tokens) const {
   for (const int32_t token : tokens) {
-    const uint32_t symbol = symbol_of(token);
+    const uint32_t symbol = symbol_of<Symbol>(token);
     if (symbol == kStart) {  // a token that no response holds
       cursor = {};
       continue;
     }
-    while (!take(cursor, symbol)) {
-      if (!shorten(cursor)) break;
+    while (!take<Symbol>(cursor, symbol)) {
+      if (!shorten<Symbol>(cursor)) break;
     }
+  }
+}
+
+void FrozenIndex::advance(FrozenCursor& cursor, std::span<const int32_t> tokens) const {
+  if (narrow_) {
+    advance_as<uint16_t>(cursor, tokens);
+  } else {
+    advance_as<uint32_t>(cursor, tokens);
   }
 }
 
 void FrozenIndex::shorten_to_continuation(FrozenCursor& cursor) const {
   while (cursor.length > 0) {
-    FrozenCursor probe = cursor;
-    if (step_on(probe).token >= 0) return;
-    shorten(cursor);
+    if (cursor.left > 0) {
+      if (token_at(cursor.position) >= 0) return;
+    } else {
+      Edge edge;
+      if (narrow_ ? best_edge<uint16_t>(cursor.node, edge) : best_edge<uint32_t>(cursor.node, edge)) return;
+    }
+    if (narrow_) {
+      shorten<uint16_t>(cursor);
+    } else {
+      shorten<uint32_t>(cursor);
+    }
   }
 }
 
@@ -325,22 +346,29 @@ FrozenIndex::Occurrences FrozenIndex::occurrences(const FrozenCursor& cursor) co
   return {node_at(cursor.target).count, weight_of_node(cursor.target)};
 }
 
-FrozenIndex::Step FrozenIndex::step_on(FrozenCursor& cursor) const {
-  Step step{-1, 1.0f, 1};
+// Describes what follows the cursor up to the next node, and moves it there.
+bool FrozenIndex::next_piece(FrozenCursor& cursor, Piece& piece) const {
+  if (cursor.length == 0 || cursor.length > header_.text_size) return false;
   if (cursor.left == 0) {
     Edge edge;
-    if (!best_edge(cursor.node, edge)) return step;
-    step.count = node_at(cursor.node).count;
-    const float weight = edge.target == kLeaf ? weight_of_leaf(edge.position) : weight_of_node(edge.target);
-    step.ratio = weight / weight_of_node(cursor.node);
-    step.token = token_of(text_at(edge.position));
-    follow(cursor, edge, 1);
-    return step;
+    if (!(narrow_ ? best_edge<uint16_t>(cursor.node, edge) : best_edge<uint32_t>(cursor.node, edge)))
+      return false;
+    const bool leaf = edge.target == kLeaf;
+    piece = {edge.position, edge.length, node_at(cursor.node).count, leaf ? 1 : node_at(edge.target).count,
+             1.0f};
+    if (header_.uniform_weight > 0) {
+      piece.ratio = static_cast<float>(piece.count_after) / static_cast<float>(piece.count);
+    } else {
+      piece.ratio =
+          (leaf ? weight_of_leaf(edge.position) : weight_of_node(edge.target)) / weight_of_node(cursor.node);
+    }
+    follow(cursor, edge, edge.length);
+  } else {
+    const uint32_t count = cursor.target == kLeaf ? 1 : node_at(cursor.target).count;
+    piece = {cursor.position, cursor.left, count, count, 1.0f};
+    follow(cursor, {cursor.target, cursor.position, cursor.left}, cursor.left);
   }
-  if (cursor.target != kLeaf) step.count = node_at(cursor.target).count;
-  step.token = token_of(text_at(cursor.position));
-  if (step.token >= 0) take(cursor, text_at(cursor.position));
-  return step;
+  return true;
 }
 
 }  // namespace redraft

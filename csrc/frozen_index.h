@@ -48,20 +48,23 @@ class FrozenIndex {
   };
   Occurrences occurrences(const FrozenCursor& cursor) const;
 
-  // One step along the heaviest continuation.
-  struct Step {
-    int32_t token;   // -1: the text ends here
-    float ratio;     // weight of the continuation over the weight of the context
-    uint32_t count;  // occurrences of the context
+  // A piece of the heaviest continuation: up to `symbols` tokens from text position `position` on. It ends
+  // earlier where token_at says -1, and then the text ends there.
+  struct Piece {
+    uint32_t position;
+    uint32_t symbols;
+    uint32_t count;        // occurrences of the context before the piece
+    uint32_t count_after;  // and after any of its tokens
+    float ratio;           // weight of the piece over the weight of the context before it
   };
-  // Calls visit(step) along the heaviest continuation from `cursor` until it returns false or the text ends.
+  // Calls visit(piece) along the heaviest continuation from `cursor` until it returns false or the text ends.
   template <typename Visit>
   void walk(FrozenCursor cursor, Visit visit) const {
-    while (true) {
-      const Step step = step_on(cursor);
-      if (step.token < 0 || !visit(step)) return;
+    Piece piece;
+    while (next_piece(cursor, piece) && visit(piece)) {
     }
   }
+  int32_t token_at(uint32_t position) const;
 
   std::span<const char> bytes() const { return {data_, header_.total_bytes}; }
   uint64_t num_tokens() const { return header_.num_tokens; }
@@ -77,16 +80,6 @@ class FrozenIndex {
     uint32_t position;  // of its label in the text
     uint32_t length;    // of its label, > 0
   };
-  void open(uint64_t size, bool verify);
-  // Every accessor answers for any index: one that is out of range reads as START, a leaf of weight 1, the
-  // root.
-  uint32_t symbol_of(int32_t token) const;
-  int32_t token_of(uint32_t symbol) const;
-  uint32_t text_at(uint32_t position) const;
-  float weight_of_leaf(uint32_t position) const;
-  float weight_of_node(uint32_t node) const;
-  FrozenNode node_at(uint32_t node) const;
-
   struct Edges {  // of one node, as word indexes
     uint32_t inner;
     uint32_t num_inner;
@@ -94,31 +87,55 @@ class FrozenIndex {
     uint32_t num_leaves;
     bool leaf_is_best;
   };
+
+  void open(uint64_t size, bool verify);
+
+  // Every accessor answers for any index: one that is out of range reads as START, a leaf of weight 1, the
+  // root. `Symbol` is the width of the blob's symbols.
+  template <typename Symbol>
+  uint32_t symbol_of(int32_t token) const;
+  template <typename Symbol>
+  uint32_t text_at(uint32_t position) const;
+  float weight_of_leaf(uint32_t position) const;
+  float weight_of_node(uint32_t node) const;
+  FrozenNode node_at(uint32_t node) const;
+
+  template <typename Symbol>
   Edges edges_of(uint32_t node) const;
-  uint32_t inner_symbol(uint32_t word) const;
+  template <typename Symbol>
   Edge inner_edge(uint32_t word) const;
+  uint32_t long_label(uint32_t word) const;
+  template <typename Symbol>
   bool find_edge(uint32_t node, uint32_t symbol, Edge& edge) const;
+  template <typename Symbol>
   bool best_edge(uint32_t node, Edge& edge) const;
 
-  void follow(FrozenCursor& cursor, const Edge& edge, uint32_t symbols) const;
+  static void follow(FrozenCursor& cursor, const Edge& edge, uint32_t symbols);
+  template <typename Symbol>
   bool take(FrozenCursor& cursor, uint32_t symbol) const;
+  template <typename Symbol>
   bool shorten(FrozenCursor& cursor) const;
-  Step step_on(FrozenCursor& cursor) const;
+  template <typename Symbol>
+  void advance_as(FrozenCursor& cursor, std::span<const int32_t> tokens) const;
+  bool next_piece(FrozenCursor& cursor, Piece& piece) const;
 
   // Buffers may start at any address, so values are copied out.
   template <typename T>
-  T load(uint64_t section, uint64_t index) const {
+  static T load(const char* section, uint64_t index) {
     T value;
-    std::memcpy(&value, data_ + section + index * sizeof(T), sizeof(T));
+    std::memcpy(&value, section + index * sizeof(T), sizeof(T));
     return value;
-  }
-  uint32_t symbol_at(uint64_t section, uint64_t index) const {
-    return narrow_ ? load<uint16_t>(section, index) : load<uint32_t>(section, index);
   }
 
   std::vector<uint64_t> blob_;
   std::shared_ptr<const void> owner_;
   const char* data_ = nullptr;
+  // Sections.
+  const char* token_ids_ = nullptr;
+  const char* symbol_table_ = nullptr;
+  const char* text_ = nullptr;
+  const char* nodes_ = nullptr;
+  const char* edge_words_ = nullptr;
   FrozenHeader header_{};
   bool narrow_ = true;
 };

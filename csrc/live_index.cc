@@ -1,5 +1,6 @@
 #include "csrc/live_index.h"
 
+#include <algorithm>
 #include <string>
 
 #include "csrc/error.h"
@@ -11,14 +12,19 @@ constexpr uint32_t kRemoved = 0xFFFFFFFEu;  // token of a removed entry of a has
 constexpr uint64_t kBytesPerToken = 96;     // generous: at most 2 states and about 4 transitions
 constexpr uint32_t kListSizes[] = {1, 2, 3, 4, 6, 8};
 constexpr uint32_t kNumLists = 6;
+constexpr uint32_t kFirstLarge = 11;  // size class of 512 transitions, which no piece holds
 
 uint32_t size_of_class(uint32_t size_class) {
   return size_class < kNumLists ? kListSizes[size_class] : 16u << (size_class - kNumLists);
 }
 
-uint32_t home(uint32_t token, uint32_t size) { return (token * 2654435769u) >> 5 & (size - 1); }
+// Entry 0 is the header.
+uint32_t home(uint32_t token, uint32_t size) {
+  const uint32_t slot = (token * 2654435769u) >> 5 & (size - 1);
+  return slot == 0 ? 1 : slot;
+}
 
-uint32_t next_slot(uint32_t slot, uint32_t size) {  // entry 0 is the header
+uint32_t next_slot(uint32_t slot, uint32_t size) {
   slot = (slot + 1) & (size - 1);
   return slot == 0 ? 1 : slot;
 }
@@ -58,14 +64,16 @@ bool LiveIndex::has_room(uint64_t tokens) const {
 }
 
 uint64_t LiveIndex::nbytes() const {
-  return sizeof(*this) + states_.nbytes() + pairs_.nbytes() + sequences_.nbytes();
+  return sizeof(*this) + states_.nbytes() + pairs_.nbytes() + large_bytes_ +
+         large_.capacity() * sizeof(large_[0]) + sequences_.capacity() * sizeof(sequences_[0]);
 }
 
 uint32_t LiveIndex::add_sequence(std::span<const int32_t> tokens) {
   check(tokens, "token_ids");
   uint32_t last = prompt_end_;
   grow(last, tokens);
-  return static_cast<uint32_t>(sequences_.extend(1, last));
+  sequences_.push_back(last);
+  return static_cast<uint32_t>(sequences_.size() - 1);
 }
 
 void LiveIndex::check_sequence(uint32_t sequence) const {
@@ -99,93 +107,104 @@ void LiveIndex::grow(uint32_t& last, std::span<const int32_t> tokens) {
 // ---- transitions
 // -------------------------------------------------------------------------------------------
 
-uint32_t LiveIndex::block_size(uint32_t block) const { return size_of_class(block >> kIndexBits); }
+LiveIndex::Transition* LiveIndex::entries(uint32_t block) {
+  const uint32_t index = block & kIndexMask;
+  return block >> kIndexBits < kFirstLarge ? &pairs_[index] : large_[index].get();
+}
 
 LiveIndex::Transition* LiveIndex::find_entry(uint32_t block, uint32_t token) {
   if (block == kNone) return nullptr;
-  Transition* entries = &pairs_[block & ((1u << kIndexBits) - 1)];
-  const uint32_t size = block_size(block);
+  Transition* transitions = entries(block);
+  const uint32_t size = size_of_class(block >> kIndexBits);
   if (size <= kLargestList) {
     for (uint32_t i = 0; i < size; ++i) {
-      if (entries[i].token == token) return entries + i;
+      if (transitions[i].token == token) return transitions + i;
     }
     return nullptr;
   }
   uint32_t slot = home(token, size);
-  if (slot == 0) slot = 1;
-  while (entries[slot].token != kNone) {
-    if (entries[slot].token == token) return entries + slot;
+  while (transitions[slot].token != kNone) {
+    if (transitions[slot].token == token) return transitions + slot;
     slot = next_slot(slot, size);
   }
   return nullptr;
 }
 
-uint32_t* LiveIndex::find(uint32_t state, uint32_t token) {
-  State& self = states_[state];
-  if (self.token == token) return &self.target;
-  Transition* entry = find_entry(self.block, token);
+inline uint32_t* LiveIndex::find(State& state, uint32_t token) {
+  if (state.token == token) return &state.target;
+  Transition* entry = find_entry(state.block, token);
   return entry == nullptr ? nullptr : &entry->target;
 }
 
-void LiveIndex::add(uint32_t state, uint32_t token, uint32_t target) {
-  if (states_[state].token == kNone) {
-    states_[state].token = token;
-    states_[state].target = target;
+uint32_t LiveIndex::find(uint32_t state, uint32_t token) const {
+  auto* self = const_cast<LiveIndex*>(this);  // the other find() only hands out a way to write
+  const uint32_t* target = self->find(self->states_[state], token);
+  return target == nullptr ? kNone : *target;
+}
+
+inline void LiveIndex::add(State& state, uint32_t token, uint32_t target) {
+  if (state.token == kNone) {
+    state.token = token;
+    state.target = target;
     return;
   }
-  const uint32_t block = states_[state].block == kNone ? new_block(0) : states_[state].block;
-  states_[state].block = insert(block, {token, target});
+  state.block = insert(state.block == kNone ? new_block(0) : state.block, {token, target});
 }
 
 uint32_t LiveIndex::new_block(uint32_t size_class) {
   const uint32_t size = size_of_class(size_class);
   uint32_t index = free_blocks_[size_class];
   if (index != kNone) {
-    free_blocks_[size_class] = pairs_[index].target;
-    std::fill_n(&pairs_[index], size, Transition{kNone, kNone});
-  } else {
-    if (pairs_.size() + size > uint64_t{1} << kIndexBits) {
+    free_blocks_[size_class] = entries(size_class << kIndexBits | index)->target;
+  } else if (size_class < kFirstLarge) {
+    if (pairs_.size() + PieceVector<Transition>::kPiece > kIndexMask) {
       throw Error(ErrorCode::kResourceExhausted, "live: too many tokens for one index; start a new one");
     }
-    index = static_cast<uint32_t>(pairs_.extend(size, {kNone, kNone}));
-    largest_block_ = std::max<uint64_t>(largest_block_, size);
+    index = pairs_.extend(size);
+  } else {
+    index = static_cast<uint32_t>(large_.size());
+    large_.push_back(std::make_unique_for_overwrite<Transition[]>(size));
+    large_bytes_ += size * sizeof(Transition);
   }
-  if (size > kLargestList) pairs_[index] = {0, 0};  // entries used, removed ones included; entries in use
-  return size_class << kIndexBits | index;
+  const uint32_t block = size_class << kIndexBits | index;
+  std::fill_n(entries(block), size, Transition{kNone, kNone});
+  largest_block_ = std::max<uint64_t>(largest_block_, size);
+  // Header of a hash table: entries used, removed ones included; entries in use.
+  if (size > kLargestList) *entries(block) = {0, 0};
+  return block;
 }
 
 void LiveIndex::free_block(uint32_t block) {
-  const uint32_t index = block & ((1u << kIndexBits) - 1);
-  pairs_[index].target = free_blocks_[block >> kIndexBits];
-  free_blocks_[block >> kIndexBits] = index;
+  entries(block)->target = free_blocks_[block >> kIndexBits];
+  free_blocks_[block >> kIndexBits] = block & kIndexMask;
 }
 
 // Adds a transition that the block does not hold yet; returns the block, which may be a new one.
 uint32_t LiveIndex::insert(uint32_t block, Transition transition) {
-  const uint32_t size = block_size(block);
-  Transition* entries = &pairs_[block & ((1u << kIndexBits) - 1)];
+  const uint32_t size_class = block >> kIndexBits;
+  const uint32_t size = size_of_class(size_class);
+  Transition* transitions = entries(block);
   if (size <= kLargestList) {
     for (uint32_t i = 0; i < size; ++i) {
-      if (entries[i].token == kNone) {
-        entries[i] = transition;
+      if (transitions[i].token == kNone) {
+        transitions[i] = transition;
         return block;
       }
     }
-  } else if ((entries[0].token + 1) * 4 <= size * 3) {
+  } else if ((transitions[0].token + 1) * 4 <= size * 3) {
     uint32_t slot = home(transition.token, size);
-    if (slot == 0) slot = 1;
-    while (entries[slot].token < kRemoved) slot = next_slot(slot, size);
-    if (entries[slot].token == kNone) ++entries[0].token;
-    ++entries[0].target;
-    entries[slot] = transition;
+    while (transitions[slot].token < kRemoved) slot = next_slot(slot, size);
+    if (transitions[slot].token == kNone) ++transitions[0].token;
+    ++transitions[0].target;
+    transitions[slot] = transition;
     return block;
   }
   // Full: move to the next size, or to the same when removed entries filled it.
-  const bool same = size > kLargestList && entries[0].target * 2 <= size;
-  uint32_t larger = new_block((block >> kIndexBits) + (same ? 0 : 1));
+  const bool same = size > kLargestList && transitions[0].target * 2 <= size;
+  uint32_t larger = new_block(same ? size_class : size_class + 1);
+  transitions = entries(block);
   for (uint32_t i = size > kLargestList ? 1 : 0; i < size; ++i) {
-    const Transition entry = pairs_[(block & ((1u << kIndexBits) - 1)) + i];
-    if (entry.token < kRemoved) insert(larger, entry);
+    if (transitions[i].token < kRemoved) larger = insert(larger, transitions[i]);
   }
   free_block(block);
   return insert(larger, transition);
@@ -194,8 +213,7 @@ uint32_t LiveIndex::insert(uint32_t block, Transition transition) {
 uint32_t LiveIndex::copy_block(uint32_t block) {
   if (block == kNone) return kNone;
   const uint32_t copy = new_block(block >> kIndexBits);
-  constexpr uint32_t kMask = (1u << kIndexBits) - 1;
-  std::memcpy(&pairs_[copy & kMask], &pairs_[block & kMask], block_size(block) * sizeof(Transition));
+  std::copy_n(entries(block), size_of_class(block >> kIndexBits), entries(copy));
   return copy;
 }
 
@@ -205,16 +223,18 @@ uint32_t LiveIndex::copy_block(uint32_t block) {
 // `from` goes to `state` on `token`, but the shorter contexts of `state` now occur where the longer do not:
 // makes a state for them and returns it.
 uint32_t LiveIndex::split(uint32_t from, uint32_t token, uint32_t state) {
-  const uint32_t shorter = static_cast<uint32_t>(states_.size());
-  State copy = states_[state];
+  State& longer = states_[state];
+  State copy = longer;
   copy.length = states_[from].length + 1;
   copy.block = copy_block(copy.block);
-  states_.push_back(copy);
-  states_[state].link = shorter;
-  for (uint32_t at = from; at != kNone; at = states_[at].link) {
-    uint32_t* target = find(at, token);
+  const uint32_t shorter = states_.push_back(copy);
+  longer.link = shorter;
+  for (uint32_t at = from; at != kNone;) {
+    State& self = states_[at];
+    uint32_t* target = find(self, token);
     if (*target != state) break;
     *target = shorter;
+    at = self.link;
   }
   return shorter;
 }
@@ -222,22 +242,23 @@ uint32_t LiveIndex::split(uint32_t from, uint32_t token, uint32_t state) {
 // Appends `token` to the sequence that ends in `last`; returns its new last state. (Blumer et al., "The
 // smallest automaton recognizing the subwords of a text", 1985; for several sequences as in a trie.)
 uint32_t LiveIndex::extend(uint32_t last, uint32_t token) {
+  State& end = states_[last];
   uint32_t extended;
-  if (const uint32_t* target = find(last, token)) {
+  if (const uint32_t* target = find(end, token)) {
     extended = *target;
-    if (states_[extended].length != states_[last].length + 1) extended = split(last, token, extended);
+    if (states_[extended].length != end.length + 1) extended = split(last, token, extended);
   } else {
-    extended = static_cast<uint32_t>(states_.size());
-    states_.push_back({states_[last].length + 1, 0, 0, kNone, kNone, kNone});
-    uint32_t at = last;
-    for (; at != kNone; at = states_[at].link) {
-      if (const uint32_t* known = find(at, token)) {
+    extended = states_.push_back({end.length + 1, 0, 0, kNone, kNone, kNone});
+    for (uint32_t at = last; at != kNone;) {
+      State& self = states_[at];
+      if (const uint32_t* known = find(self, token)) {
         uint32_t link = *known;
-        if (states_[link].length != states_[at].length + 1) link = split(at, token, link);
+        if (states_[link].length != self.length + 1) link = split(at, token, link);
         states_[extended].link = link;
         break;
       }
-      add(at, token, extended);
+      add(self, token, extended);
+      at = self.link;
     }
   }
   count_up(last, token, extended);
@@ -257,16 +278,15 @@ void LiveIndex::count_up(uint32_t last, uint32_t token, uint32_t extended) {
       const Transition demoted{self.token, self.target};
       self.token = token;
       self.target = next;
-      if (block_size(self.block) <= kLargestList) {
+      if (size_of_class(self.block >> kIndexBits) <= kLargestList) {
         *entry = demoted;
       } else {
         entry->token = kRemoved;
-        --pairs_[self.block & ((1u << kIndexBits) - 1)].target;
-        const uint32_t block = insert(self.block, demoted);
-        states_[at].block = block;
+        --entries(self.block)->target;
+        self.block = insert(self.block, demoted);
       }
     }
-    at = states_[at].link;
+    at = self.link;
     if (at == kNone || depth == count_depth_) return;
     if (states_[states_[next].link].length > states_[at].length) {
       next = states_[next].link;

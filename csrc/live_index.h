@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "csrc/memory.h"
 
@@ -94,18 +96,16 @@ class LiveIndex {
     uint32_t target;
   };
   // Blocks of up to 8 transitions are filled from the front; larger ones are hash tables whose first entry
-  // holds the number of transitions.
+  // holds the number of transitions. Blocks larger than a piece of pairs_ lie in large_ instead.
   static constexpr uint32_t kIndexBits = 27;
+  static constexpr uint32_t kIndexMask = (1u << kIndexBits) - 1;
   static constexpr uint32_t kLargestList = 8;
 
-  uint32_t block_size(uint32_t block) const;
+  Transition* entries(uint32_t block);
   Transition* find_entry(uint32_t block, uint32_t token);
-  uint32_t* find(uint32_t state, uint32_t token);
-  uint32_t find(uint32_t state, uint32_t token) const {
-    return target_or_none(const_cast<LiveIndex*>(this)->find(state, token));
-  }
-  static uint32_t target_or_none(const uint32_t* target) { return target == nullptr ? kNone : *target; }
-  void add(uint32_t state, uint32_t token, uint32_t target);
+  uint32_t* find(State& state, uint32_t token);
+  uint32_t find(uint32_t state, uint32_t token) const;
+  void add(State& state, uint32_t token, uint32_t target);
   uint32_t new_block(uint32_t size_class);
   void free_block(uint32_t block);
   uint32_t insert(uint32_t block, Transition transition);
@@ -122,9 +122,11 @@ class LiveIndex {
   uint64_t num_tokens_ = 0;
   uint64_t largest_block_ = 0;  // in transitions
   bool damaged_ = false;        // memory ran out in the middle of an append
-  PlainVector<State> states_;
-  PlainVector<Transition> pairs_;
-  PlainVector<uint32_t> sequences_;  // last state, kNone when ended
+  PieceVector<State> states_;
+  PieceVector<Transition> pairs_;
+  std::vector<std::unique_ptr<Transition[]>> large_;
+  uint64_t large_bytes_ = 0;
+  std::vector<uint32_t> sequences_;  // last state, kNone when ended
   uint32_t free_blocks_[32];         // first free block of each size class
   mutable std::mutex mutex_;
 };

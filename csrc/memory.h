@@ -3,12 +3,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
+#include <memory>
 #include <memory_resource>
-#include <new>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "csrc/error.h"
 
@@ -45,49 +44,41 @@ class LimitedMemory : public std::pmr::memory_resource {
   uint64_t peak_ = 0;
 };
 
-// A growing array of plain values that keeps little slack: it grows by an eighth, and a large one is moved by
-// realloc's page remapping, so that neither copying nor a second copy is paid for.
-template <typename T>
-class PlainVector {
+// A growing array of plain values in equal pieces: nothing is ever copied or moved, so that growing has no
+// stalls, and at most one piece is slack. References stay valid.
+template <typename T, uint32_t kPieceBits = 8>
+class PieceVector {
   static_assert(std::is_trivially_copyable_v<T>);
 
  public:
-  PlainVector() = default;
-  PlainVector(const PlainVector&) = delete;
-  PlainVector& operator=(const PlainVector&) = delete;
-  ~PlainVector() { std::free(data_); }
+  static constexpr uint32_t kPiece = 1u << kPieceBits;
 
-  T& operator[](size_t index) { return data_[index]; }
-  const T& operator[](size_t index) const { return data_[index]; }
-  size_t size() const { return size_; }
-  uint64_t nbytes() const { return capacity_ * sizeof(T); }
-
-  void push_back(const T& value) {
-    const T copy = value;  // `value` may lie in this array
-    if (size_ == capacity_) grow(size_ + 1);
-    data_[size_++] = copy;
+  T& operator[](uint32_t index) { return pieces_[index >> kPieceBits][index & (kPiece - 1)]; }
+  const T& operator[](uint32_t index) const { return pieces_[index >> kPieceBits][index & (kPiece - 1)]; }
+  uint64_t size() const { return size_; }
+  uint64_t nbytes() const {
+    return pieces_.size() * kPiece * sizeof(T) + pieces_.capacity() * sizeof(pieces_[0]);
   }
-  // Appends `count` copies of `value` and returns the index of the first.
-  size_t extend(size_t count, const T& value) {
-    const size_t first = size_;
-    if (size_ + count > capacity_) grow(size_ + count);
-    std::fill_n(data_ + first, count, value);
+
+  uint32_t push_back(const T& value) {
+    const uint32_t index = extend(1);
+    (*this)[index] = value;
+    return index;
+  }
+  // Appends `count` <= kPiece values side by side, not initialised, and returns the index of the first. What
+  // is left of a piece that is too short for them is lost.
+  uint32_t extend(uint32_t count) {
+    if ((size_ & (kPiece - 1)) + count > kPiece) size_ = (size_ | (kPiece - 1)) + 1;
+    if (size_ + count > pieces_.size() * kPiece)
+      pieces_.push_back(std::make_unique_for_overwrite<T[]>(kPiece));
+    const uint64_t first = size_;
     size_ += count;
-    return first;
+    return static_cast<uint32_t>(first);
   }
 
  private:
-  void grow(size_t needed) {
-    const size_t capacity = std::max(needed, size_ + std::max<size_t>(size_ / 8, 16));
-    void* data = std::realloc(static_cast<void*>(data_), capacity * sizeof(T));
-    if (data == nullptr) throw std::bad_alloc();
-    data_ = static_cast<T*>(data);
-    capacity_ = capacity;
-  }
-
-  T* data_ = nullptr;
-  size_t size_ = 0;
-  size_t capacity_ = 0;
+  std::vector<std::unique_ptr<T[]>> pieces_;
+  uint64_t size_ = 0;
 };
 
 }  // namespace redraft

@@ -32,8 +32,8 @@ struct Draft {
 // one, and many occurrences better than few; a prior of a few imagined misses says so.
 inline float acceptance(Source source, uint32_t match_length, float ratio, float count) {
   (void)source;
-  const float misses = 4.0f / static_cast<float>(match_length + 1);
-  return ratio * count / (count + misses);
+  const float occurrences = count * static_cast<float>(match_length + 1);
+  return ratio * occurrences / (occurrences + 4.0f);  // 4 / (match_length + 1) imagined misses
 }
 
 // Survival of a token: the probability that it and all before it are accepted. Keeps the `budget` tokens with
