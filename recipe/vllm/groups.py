@@ -18,7 +18,7 @@ LIVE_TOKENS = 1_000_000
 """A group whose live index holds more takes no further request: a prompt that is asked without a pause would
 grow its index for ever."""
 
-LATE_SIBLING_SECONDS = 120.0
+LATE_SIBLING_SECONDS = 5.0
 """With a server: responses that ended this recently are siblings to a request that comes when its group is
 gone."""
 
@@ -100,6 +100,10 @@ class Groups:
         if self._by_key.get(key) is group:
             del self._by_key[key]
             self._source.group_ended(group.prompt)
+
+    def prompts(self) -> list[Int32Array]:
+        """Return the prompts that have running requests."""
+        return [group.prompt for group in self._by_key.values()]
 
     def arrivals(self, now: float) -> list[Group]:
         """Return the groups whose history has come, or come anew, since the last call."""

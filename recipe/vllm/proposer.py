@@ -28,6 +28,9 @@ Int32Array = npt.NDArray[np.int32]
 MAX_DRAFT_TOKENS = 128
 """vLLM's rejection sampler verifies at most this many draft tokens a request."""
 
+REFRESH_SECONDS = 2.0
+"""How often newer history is asked for, for prompts that are being rolled out."""
+
 IDLE_SECONDS = (1.0, 5.0)
 """Without a call for this long, the housekeeping thread closes the requests that vLLM has let go of, and then
 all: the last step's are let go of in the next step only, which may be hours away. A request that goes on after
@@ -87,8 +90,8 @@ class RedraftProposer:
         self._horizon = self._most
         self._engine_steps = 0
         self._seconds = 0.0
-        self._last_call = time.monotonic()
-        self._housekeeping = Housekeeping(options, self.stats, self._sweep_when_idle, self._logger)
+        self._last_call = self._refreshed = time.monotonic()
+        self._housekeeping = Housekeeping(options, self.stats, self._keep_house, self._logger)
         _proposers.add(self)
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
@@ -189,8 +192,16 @@ class RedraftProposer:
             rows = [_within(row, self._vocab_size) for row in rows]
         return rows
 
-    def _sweep_when_idle(self) -> None:
-        idle = time.monotonic() - self._last_call
+    def _keep_house(self) -> None:
+        """Do what needs no engine step; called now and then by the housekeeping thread."""
+        now = time.monotonic()
+        if now - self._refreshed > REFRESH_SECONDS:
+            self._refreshed = now
+            with self._lock:
+                prompts = self._groups.prompts()
+            for prompt in prompts:
+                self._source.prefetch(prompt)
+        idle = now - self._last_call
         if idle > IDLE_SECONDS[0] and len(self._requests):
             with self._lock:
                 self._requests.sweep(self._states if idle < IDLE_SECONDS[1] else {})

@@ -74,21 +74,21 @@ def by_source(counts: Int64Array) -> dict[str, list[int]]:
 
 
 class Housekeeping:
-    """A background thread: reports accept counts, logs them, and sweeps up while the engine is idle.
+    """A background thread: reports accept counts, logs them, and does what needs no engine step.
 
     Args:
         options: addresses, run and intervals.
         read: returns the counts so far.
-        sweep: closes requests that ended in a step that never reached the proposer.
+        keep_house: the proposer's own work that needs no engine step.
         logger: where the lines go.
     """
 
     def __init__(
-        self, options: Options, read: Callable[[], Stats], sweep: Callable[[], None], logger: Logger
+        self, options: Options, read: Callable[[], Stats], keep_house: Callable[[], None], logger: Logger
     ) -> None:
         self._options = options
         self._read = read
-        self._sweep = sweep
+        self._keep_house = keep_house
         self._logger = logger
         self._stop = threading.Event()
         self._report: Callable[[], None] | None = None
@@ -135,7 +135,7 @@ class Housekeeping:
             stopping = self._stop.wait(self._options.report_seconds)
             since_log += self._options.report_seconds
             try:
-                self._sweep()
+                self._keep_house()
                 stats = self._read()
                 if self._report is not None and stats.steps != reported:
                     reported = stats.steps

@@ -9,32 +9,24 @@ import pytest
 
 pytestmark = pytest.mark.vllm
 
-SCRIPT = Path(__file__).parent / "engines" / "sampler.py"
-
 
 @pytest.fixture(scope="module")
-def stock(run_engine):
-    return run_engine(SCRIPT, {"repair": False})
+def outcome(run_engine):
+    return run_engine(Path(__file__).parent / "engines" / "sampler.py", {})
 
 
-@pytest.fixture(scope="module")
-def repaired(run_engine):
-    return run_engine(SCRIPT, {"repair": True})
+def test_stock_sampling_is_wrong_exactly_where_the_probe_says_so(outcome):
+    smallest = min(p for p_values in outcome["stock"].values() for p in p_values)
+    assert (smallest < 1e-12) == outcome["broken"]
 
 
-def test_stock_sampling_is_wrong_exactly_where_the_probe_says_so(stock):
-    smallest = min(p for p_values in stock["p_values"].values() for p in p_values)
-    assert (smallest < 1e-12) == stock["broken"]
+def test_the_repair_happens_only_where_it_is_needed_and_only_once(outcome):
+    assert outcome["repairs"] == [outcome["broken"], False]
 
 
-def test_the_repair_happens_only_where_it_is_needed_and_only_once(repaired):
-    assert repaired["repaired"] == repaired["broken"]
-    assert not repaired["again"]
-
-
-def test_repaired_sampling_has_the_targets_distribution(repaired):
-    assert len(repaired["p_values"]) == 5
-    for setting, p_values in repaired["p_values"].items():
+def test_repaired_sampling_has_the_targets_distribution(outcome):
+    assert len(outcome["repaired"]) == 5
+    for setting, p_values in outcome["repaired"].items():
         assert len(p_values) == 3
         assert min(p_values) > 0.001, setting
 

@@ -11,28 +11,28 @@ pytestmark = pytest.mark.vllm
 SCRIPT = Path(__file__).parent / "engines" / "distribution.py"
 
 
-@pytest.fixture(scope="module", params=[1.0, 0.7])
-def outcome(request, run_engine, make_tiny_model):
+@pytest.fixture(scope="module")
+def outcomes(run_engine, make_tiny_model):
     settings = {
         "model": str(make_tiny_model(vocab_size=32, layers=1, sharpness=1.0)),
-        "prompt": [5, 6, 7, 8],
+        "prompts": [[5, 6, 7, 8], [9, 10, 11]],
+        "temperatures": [1.0, 0.7],
         "requests": 5120,
         "rounds": 4,
-        "temperature": request.param,
     }
     return run_engine(SCRIPT, settings)
 
 
-def test_drafts_were_verified_and_both_accepted_and_rejected(outcome):
+def test_drafts_were_verified_and_both_accepted_and_rejected(outcomes):
     for source in ("history", "live"):
-        drafted, accepted = (
-            sum(outcome["stats"]["drafted"][source]),
-            sum(outcome["stats"]["accepted"][source]),
-        )
+        counts = outcomes[0]["stats"]
+        drafted, accepted = sum(counts["drafted"][source]), sum(counts["accepted"][source])
         assert 1000 < accepted < drafted - 1000, source
 
 
-def test_texts_have_the_models_probabilities(outcome):
-    assert outcome["texts"] >= 20_000
-    assert outcome["cells"] >= 100
-    assert outcome["p_value"] > 0.001
+def test_texts_have_the_models_probabilities(outcomes):
+    assert len(outcomes) == 2
+    for outcome in outcomes:
+        assert outcome["texts"] >= 20_000
+        assert outcome["cells"] >= 100
+        assert outcome["p_value"] > 0.001

@@ -2,8 +2,9 @@
 
 The model has a small vocabulary, so that the distribution over all texts of three tokens can be computed exactly.
 
-Settings: `model`; `prompt`; `requests` a round; `rounds`; `temperature`. Result: `p_value` over texts, of the
-rounds that drafted; `texts`: how many; `cells`: how many kinds of text had an expectation of 5 or more; `stats`.
+Settings: `model`; `prompts`: one for each of `temperatures`; `requests` a round; `rounds`. Result, for each
+temperature: `p_value` over texts; `texts`: how many; `cells`: how many kinds of text had an expectation of 5 or
+more; `stats`: the proposer's, up to then.
 """
 
 import json
@@ -38,32 +39,35 @@ def main() -> None:
     )
     from redraft.recipe.vllm.proposer import proposers
 
-    parameters = SamplingParams(
-        temperature=settings["temperature"], max_tokens=LENGTH, ignore_eos=True, detokenize=False
-    )
-    seen = Counter()
-    prompts = [{"prompt_token_ids": settings["prompt"]}] * settings["requests"]
-    for _ in range(settings["rounds"]):
-        for output in engine.generate(prompts, parameters, use_tqdm=False):
-            seen[tuple(output.outputs[0].token_ids)] += 1
-    stats = asdict(proposers()[0].stats())
-    p_value, cells = compare(seen, settings)
+    results = []
+    for prompt, temperature in zip(settings["prompts"], settings["temperatures"], strict=True):
+        parameters = SamplingParams(
+            temperature=temperature, max_tokens=LENGTH, ignore_eos=True, detokenize=False
+        )
+        seen = Counter()
+        for _ in range(settings["rounds"]):
+            requests = [{"prompt_token_ids": prompt}] * settings["requests"]
+            for output in engine.generate(requests, parameters, use_tqdm=False):
+                seen[tuple(output.outputs[0].token_ids)] += 1
+        p_value, cells = compare(seen, settings["model"], prompt, temperature)
+        stats = asdict(proposers()[0].stats())
+        results.append({"p_value": p_value, "cells": cells, "texts": sum(seen.values()), "stats": stats})
     with open(sys.argv[2], "w") as file:
-        json.dump({"p_value": p_value, "cells": cells, "texts": sum(seen.values()), "stats": stats}, file)
+        json.dump(results, file)
 
 
-def compare(seen: Counter, settings: dict) -> tuple[float, int]:
+def compare(seen: Counter, folder: str, prompt: list[int], temperature: float) -> tuple[float, int]:
     """Return the chi-square test's p-value, texts of an expectation below 5 taken together, and its cells."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     size = model.config.vocab_size
     texts, probabilities = torch.zeros(1, 0, dtype=torch.long), torch.ones(1, dtype=torch.float64)
     with torch.no_grad():
         for _ in range(LENGTH):
-            rows = torch.cat([torch.tensor([settings["prompt"]]).expand(len(texts), -1), texts], dim=1)
-            logits = model(rows).logits[:, -1].double() / settings["temperature"]
+            rows = torch.cat([torch.tensor([prompt]).expand(len(texts), -1), texts], dim=1)
+            logits = model(rows).logits[:, -1].double() / temperature
             probabilities = (probabilities[:, None] * logits.softmax(-1)).flatten()
             texts = torch.cat(
                 [texts.repeat_interleave(size, 0), torch.arange(size).repeat(len(texts))[:, None]], 1

@@ -1,7 +1,7 @@
 """vLLM's rejection sampler by itself: chi-square of what it emits against the target, over 20,000 requests.
 
-Settings: `repair`: apply `redraft.recipe.vllm.cpu_sampler`. Result: `broken`: the probe's verdict before the
-repair; `p_values`: one for each sampling setting and position.
+Result: `broken`: the probe's verdict on vLLM as it is; `stock`, `repaired`: p-values, one for each sampling
+setting and position, before and after `redraft.recipe.vllm.cpu_sampler`; `repairs`: what it did, called twice.
 """
 
 import json
@@ -92,16 +92,21 @@ def try_to_sample(*setting: float | None) -> list[float]:
 
 
 if __name__ == "__main__":
-    with open(sys.argv[1]) as file:
-        settings = json.load(file)
     current_platform.register_triton_kernel_overrides()
-    broken = cpu_sampler.is_broken(sampler)
-    repaired = cpu_sampler.repair(sampler) if settings["repair"] else False
-    torch.manual_seed(1)
-    p_values = {
-        f"temperature {t}, top_k {k}, top_p {p}": (sample if settings["repair"] else try_to_sample)(t, k, p)
-        for t, k, p in [(1.0, None, None), (0.6, None, None), (1.0, 5, None), (1.0, None, 0.8), (0.8, 6, 0.9)]
-    }
-    again = cpu_sampler.repair(sampler) if settings["repair"] else False
+    result = {"broken": cpu_sampler.is_broken(sampler)}
+    for state in ("stock", "repaired"):
+        if state == "repaired":
+            result["repairs"] = [cpu_sampler.repair(sampler), cpu_sampler.repair(sampler)]
+        torch.manual_seed(1)
+        result[state] = {
+            f"temperature {t}, top_k {k}, top_p {p}": try_to_sample(t, k, p)
+            for t, k, p in [
+                (1.0, None, None),
+                (0.6, None, None),
+                (1.0, 5, None),
+                (1.0, None, 0.8),
+                (0.8, 6, 0.9),
+            ]
+        }
     with open(sys.argv[2], "w") as file:
-        json.dump({"broken": broken, "repaired": repaired, "again": again, "p_values": p_values}, file)
+        json.dump(result, file)

@@ -1,0 +1,116 @@
+"""One drafting engine with too little memory for its requests, some of which are aborted and resumed.
+
+Settings: `model`; `prompts`. Result: `preemptions`; `responses` by request; `ranks`: for each response the set of
+its tokens' ranks under teacher forcing ([1] where all are greedy); `open_requests` of the proposer after each
+phase; `stats`.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the proposer is read in this very process
+
+MAX_MODEL_LEN = 256
+
+
+def main() -> None:
+    with open(sys.argv[1]) as file:
+        settings = json.load(file)
+    from vllm import LLM, SamplingParams
+
+    preemptions = count_preemptions()
+    llm = LLM(
+        settings["model"],
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=MAX_MODEL_LEN,
+        max_num_seqs=16,
+        max_num_batched_tokens=64,  # prompts are prefilled in chunks
+        enable_chunked_prefill=True,
+        num_gpu_blocks_override=8,  # of 128 tokens
+        seed=7,
+        speculative_config={
+            "method": "custom_class",
+            "model": "redraft.recipe.vllm.proposer.RedraftProposer",
+            "num_speculative_tokens": 6,
+        },
+        additional_config={"redraft": {"min_survival": 0.0}},
+    )
+    from redraft.recipe.vllm.proposer import proposers
+
+    engine, proposer = llm.llm_engine, proposers()[0]
+    prompts, responses, open_requests = settings["prompts"], {}, []
+
+    def start(name: str, prompt: list[int], max_tokens: int) -> None:
+        parameters = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True, detokenize=False)
+        engine.add_request(name, {"prompt_token_ids": prompt}, parameters)
+
+    def run(steps: int | None = None) -> None:
+        while engine.has_unfinished_requests() and steps != 0:
+            for output in engine.step():
+                responses[output.request_id] = list(output.outputs[0].token_ids)
+            steps = None if steps is None else steps - 1
+        open_requests.append(proposer.stats().requests)
+
+    # Siblings that need more blocks than there are.
+    for i, prompt in enumerate(prompts * 2):
+        start(f"pressed {i}", prompt, 100)
+    run()
+    # Aborted in the middle of prefill and of decoding, then resumed with what they had.
+    for i, prompt in enumerate(prompts[:4]):
+        start(f"aborted {i}", prompt, 60)
+    run(steps=8)
+    parts = {i: responses.pop(f"aborted {i}", []) for i in range(4)}
+    engine.abort_request([f"aborted {i}" for i in range(4)])
+    for i, prompt in enumerate(prompts[:4]):
+        start(f"resumed {i}", prompt + parts[i], 60 - len(parts[i]))
+    run()
+    # As far as the model goes: vLLM skips the proposer for the last steps.
+    for i, prompt in enumerate(prompts[:3]):
+        start(f"longest {i}", prompt, MAX_MODEL_LEN - len(prompt))
+    run()
+    stats = asdict(proposer.stats())
+
+    prompt_of = {}
+    for name in responses:
+        kind, number = name.split()
+        i = int(number)
+        prompt_of[name] = prompts[i % len(prompts)] + (parts[i] if kind == "resumed" else [])
+    forced = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+    ranks = {}
+    for name, response in responses.items():
+        text = (prompt_of[name] + response)[: MAX_MODEL_LEN - 1]
+        output = llm.generate([{"prompt_token_ids": text}], forced, use_tqdm=False)[0]
+        steps = output.prompt_logprobs[len(prompt_of[name]) :]
+        found = {step[i].rank for i, step in zip(text[len(prompt_of[name]) :], steps, strict=True)}
+        ranks[name] = sorted(found)
+    result = {
+        "preemptions": len(preemptions),
+        "responses": responses,
+        "parts": list(parts.values()),
+        "ranks": ranks,
+        "open_requests": open_requests,
+        "stats": stats,
+    }
+    with open(sys.argv[2], "w") as file:
+        json.dump(result, file)
+
+
+def count_preemptions() -> list[int]:
+    """Return a list that grows by one entry at each preemption."""
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    seen, preempt = [], Scheduler._preempt_request
+
+    def watched(self, *args, **kwargs):
+        seen.append(1)
+        return preempt(self, *args, **kwargs)
+
+    Scheduler._preempt_request = watched
+    return seen
+
+
+if __name__ == "__main__":
+    main()
