@@ -6,6 +6,7 @@ training. Wrong arguments raise at once.
 
 from redraft.client.acceptance import AcceptanceReporter, Counters
 from redraft.client.api import DraftClient
+from redraft.client.credentials import Credentials
 from redraft.client.draft_source import DraftSource, DraftSourceStats
 from redraft.client.publisher import Publisher, PublisherStats
 from redraft.client.rendezvous import choose, order
@@ -13,6 +14,7 @@ from redraft.client.rendezvous import choose, order
 __all__ = [
     "AcceptanceReporter",
     "Counters",
+    "Credentials",
     "DraftClient",
     "DraftSource",
     "DraftSourceStats",

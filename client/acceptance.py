@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from redraft.client.channels import Channels
+from redraft.client.credentials import Credentials
 from redraft.client.rendezvous import check_addresses, order
 from redraft.errors import InvalidArgument
 from redraft.v1 import common_pb2, stats_pb2
@@ -67,13 +68,22 @@ class AcceptanceReporter:
         worker: the worker's name, unique within the run and new when the worker starts again.
         interval: least time between two reports, in seconds.
         timeout: longest wait for one call, in seconds.
+        credentials: TLS and token; None takes them from the environment (`Credentials.from_environment`).
 
     Raises:
         InvalidArgument: no address or an odd one, an empty run or worker.
+        FailedPrecondition: the credentials' files cannot be read.
     """
 
     def __init__(
-        self, addresses: Sequence[str], *, run: str, worker: str, interval: float = 0.5, timeout: float = 5.0
+        self,
+        addresses: Sequence[str],
+        *,
+        run: str,
+        worker: str,
+        interval: float = 0.5,
+        timeout: float = 5.0,
+        credentials: Credentials | None = None,
     ) -> None:
         self._addresses = order(check_addresses(addresses), worker.encode())
         if not run:
@@ -81,6 +91,8 @@ class AcceptanceReporter:
         if not worker:
             raise InvalidArgument("worker: must not be empty")
         self._run, self._worker = run, worker
+        self._credentials = credentials or Credentials.from_environment()
+        self._credentials.check(self._addresses)
         self._interval, self._timeout = interval, timeout
         self._newest: tuple[Callable[[], Counters], int | None] | None = None
         self._wake = threading.Condition()
@@ -121,7 +133,7 @@ class AcceptanceReporter:
         self._thread.join(timeout)
 
     def _work(self) -> None:
-        channels = Channels()
+        channels = Channels(self._credentials)
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._newest is not None or self._closing)

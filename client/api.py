@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from redraft.client.channels import open_channel, open_stub
+from redraft.client.credentials import Credentials
 from redraft.client.rendezvous import check_addresses
 from redraft.errors import InvalidArgument
 from redraft.status import error_of
@@ -20,16 +21,19 @@ class DraftClient:
     Args:
         address: the server as host:port.
         timeout: longest wait for a call, in seconds.
+        credentials: TLS and token; None takes them from the environment (`Credentials.from_environment`).
 
     Raises (all methods):
         Unavailable: the server cannot be reached or does not answer in time.
         RedraftError: the subclass that `redraft.errors.BY_CODE` has for the server's status.
     """
 
-    def __init__(self, address: str, *, timeout: float = 10.0) -> None:
+    def __init__(
+        self, address: str, *, timeout: float = 10.0, credentials: Credentials | None = None
+    ) -> None:
         self.address = check_addresses([address])[0]
         self.timeout = timeout
-        self.channel = open_channel(self.address)
+        self.channel = open_channel(self.address, credentials)
         self.stub = open_stub(self.channel)
 
     def stats(self, run: str = "") -> stats_pb2.GetStatsResponse:

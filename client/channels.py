@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from redraft.client.credentials import Credentials
 from redraft.v1 import common_pb2, service_pb2_grpc
 from redraft.vocabulary import Vocabulary
 
@@ -20,6 +21,7 @@ RETRYABLE = frozenset(
         grpc.StatusCode.ABORTED,
         grpc.StatusCode.CANCELLED,  # the server stopped while the call was running
         grpc.StatusCode.RESOURCE_EXHAUSTED,  # a full disk may be mended, a busy server may calm down
+        grpc.StatusCode.UNAUTHENTICATED,  # tokens are replaced while things run
         grpc.StatusCode.INTERNAL,
         grpc.StatusCode.UNKNOWN,
     }
@@ -40,9 +42,17 @@ _OPTIONS = [
 ]
 
 
-def open_channel(address: str) -> grpc.Channel:
-    """Return a channel to "host:port" (or "unix:path"); connecting happens at the first call."""
-    return grpc.insecure_channel(address, options=_OPTIONS)
+def open_channel(address: str, credentials: Credentials | None = None) -> grpc.Channel:
+    """Return a channel to "host:port" (or "unix:path"); connecting happens at the first call.
+
+    Args:
+        address: the server.
+        credentials: None takes them from the environment.
+
+    Raises:
+        FailedPrecondition: a file of the credentials cannot be read, or a token would travel unencrypted.
+    """
+    return (credentials or Credentials.from_environment()).channel(address, _OPTIONS)
 
 
 def open_stub(channel: grpc.Channel) -> Any:
@@ -63,13 +73,14 @@ def run_message(run: str, vocabulary: Vocabulary | None) -> common_pb2.Run:
 class Channels:
     """One lazily opened channel for each address; used by one thread only."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
         self._channels: dict[str, grpc.Channel] = {}
 
     def stub(self, address: str) -> Any:
         """Return the calls of the server at `address`, opening a channel at first use."""
         if address not in self._channels:
-            self._channels[address] = open_channel(address)
+            self._channels[address] = open_channel(address, self._credentials)
         return open_stub(self._channels[address])
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ import tenacity
 
 from redraft._core import FrozenIndex
 from redraft.client.channels import RETRYABLE, Channels, run_message
+from redraft.client.credentials import Credentials
 from redraft.client.rendezvous import check_addresses, choose
 from redraft.errors import DataLoss, InvalidArgument, RedraftError
 from redraft.rollout import prompt_key
@@ -87,10 +88,12 @@ class DraftSource:
         memory_bytes: indexes held at most, in bytes; the least recently used go first.
         refresh_seconds: a prompt is not asked for again within this time of its last answer.
         timeout: longest wait for one call, in seconds.
+        credentials: TLS and token; None takes them from the environment (`Credentials.from_environment`).
         batch: most prompts of one call.
 
     Raises:
         InvalidArgument: no address or an odd one, an empty run, a number out of range.
+        FailedPrecondition: the credentials' files cannot be read.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class DraftSource:
         refresh_seconds: float = 1.0,
         timeout: float = 30.0,
         batch: int = 64,
+        credentials: Credentials | None = None,
     ) -> None:
         self._addresses = check_addresses(addresses)
         if not run:
@@ -114,6 +118,8 @@ class DraftSource:
         self._run = run_message(run, vocabulary)
         self._memory_bytes, self._refresh = memory_bytes, refresh_seconds
         self._timeout, self._batch = timeout, batch
+        self._credentials = credentials or Credentials.from_environment()
+        self._credentials.check(self._addresses)
         self._changed = threading.Condition()
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._queues: dict[str, deque[_Entry]] = {address: deque() for address in self._addresses}
@@ -222,7 +228,7 @@ class DraftSource:
     # Below: each address's thread.
 
     def _work(self, address: str) -> None:
-        channels = Channels()
+        channels = Channels(self._credentials)
         queue = self._queues[address]
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(

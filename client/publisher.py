@@ -15,6 +15,7 @@ import numpy as np
 import tenacity
 
 from redraft.client.channels import RETRYABLE, Channels, run_message
+from redraft.client.credentials import Credentials
 from redraft.client.rendezvous import check_addresses, choose
 from redraft.errors import InvalidArgument
 from redraft.rollout import Rollout
@@ -87,9 +88,11 @@ class Publisher:
         max_pending_bytes: token bytes that may wait; beyond it the oldest waiting responses are dropped and counted.
         linger: how long to wait for more responses of a group before sending, in seconds.
         timeout: longest wait for one call, in seconds.
+        credentials: TLS and token; None takes them from the environment (`Credentials.from_environment`).
 
     Raises:
         InvalidArgument: no address or an odd one, an empty run.
+        FailedPrecondition: the credentials' files cannot be read.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Publisher:
         max_pending_bytes: int = 1 << 30,
         linger: float = 0.02,
         timeout: float = 60.0,
+        credentials: Credentials | None = None,
     ) -> None:
         self._addresses = check_addresses(addresses)
         if not run:
@@ -111,6 +115,8 @@ class Publisher:
         self._vocabulary = vocabulary
         self._max_pending_bytes = max_pending_bytes
         self._linger, self._timeout = linger, timeout
+        self._credentials = credentials or Credentials.from_environment()
+        self._credentials.check(self._addresses)
         self._changed = threading.Condition()
         self._queues: dict[str, deque[_Item]] = {address: deque() for address in self._addresses}
         self._stop = threading.Event()
@@ -201,7 +207,7 @@ class Publisher:
     # Below: each address's thread.
 
     def _work(self, address: str) -> None:
-        channels = Channels()
+        channels = Channels(self._credentials)
         queue = self._queues[address]
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -17,12 +18,14 @@ from redraft.server.config import (
     default_data_directory,
 )
 from redraft.server.history_commands import history
+from redraft.server.security import SecurityConfig
 
 __all__ = ["history", "serve"]
 
 _WINDOW = WindowConfig()
 _LIMITS = LimitsConfig()
 _MIB = 1 << 20
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()
@@ -64,7 +67,16 @@ _MIB = 1 << 20
 @click.option(
     "--insecure",
     is_flag=True,
-    help="Listen beyond this machine although connections are neither encrypted nor authenticated.",
+    help="Listen beyond this machine even if connections are not encrypted or not authenticated.",
+)
+@click.option("--tls-certificate", type=_FILE, help="The server's certificate chain, PEM; turns TLS on.")
+@click.option("--tls-key", type=_FILE, help="Its private key, PEM.")
+@click.option("--tls-client-ca", type=_FILE, help="Only serve clients with a certificate of this CA, PEM.")
+@click.option(
+    "--token-file",
+    type=_FILE,
+    help="Only serve clients that send this file's content as bearer token; read again when it changes. "
+    "The token may be in REDRAFT_TOKEN instead.",
 )
 @click.option("--reflection/--no-reflection", default=True, help="Serve gRPC reflection.")
 @click.option(
@@ -86,6 +98,10 @@ def serve(
     max_prompt: int,
     grace: float,
     insecure: bool,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    token_file: Path | None,
     reflection: bool,
     ready_file: Path | None,
     log_level: str,
@@ -104,6 +120,13 @@ def serve(
             address=address,
             data_directory=data,
             insecure=insecure,
+            security=SecurityConfig(
+                certificate=tls_certificate,
+                key=tls_key,
+                client_ca=tls_client_ca,
+                token_file=token_file,
+                token="" if token_file is not None else os.environ.get("REDRAFT_TOKEN", ""),
+            ),
             window=WindowConfig(epochs=window_epochs, tokens=window_tokens, age_decay=age_decay),
             limits=LimitsConfig(
                 message_bytes=max_message * _MIB, response_tokens=max_response, prompt_tokens=max_prompt

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from redraft.errors import FailedPrecondition, InvalidArgument
+from redraft.server.security import SecurityConfig
 
 DEFAULT_PORT = 50061
 DEFAULT_ADDRESS = f"127.0.0.1:{DEFAULT_PORT}"
@@ -74,7 +75,8 @@ class ServerConfig:
 
     Raises:
         InvalidArgument: a value is out of range.
-        FailedPrecondition: the address is not a loopback one and `insecure` is not set.
+        FailedPrecondition: the address is not a loopback one, `security` lacks encryption or authentication, and
+            `insecure` is not set.
     """
 
     address: str = DEFAULT_ADDRESS
@@ -82,7 +84,8 @@ class ServerConfig:
     data_directory: Path = field(default_factory=default_data_directory)
     """Where the history lies; one server at a time."""
     insecure: bool = False
-    """Allow plaintext connections by anybody from other machines."""
+    """Listen beyond this machine without encryption or without authentication."""
+    security: SecurityConfig = field(default_factory=SecurityConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     index_bytes: int = 2 << 30
@@ -108,10 +111,20 @@ class ServerConfig:
         if self.grace < 0:
             raise InvalidArgument(f"grace: must not be negative, got {self.grace}")
         host, _ = split_address(self.address)
-        if not self.insecure and not is_loopback(host):
+        if self.insecure or is_loopback(host):
+            return
+        missing = [
+            what
+            for what, there in (
+                ("encrypted (--tls-certificate, --tls-key)", self.security.encrypted),
+                ("authenticated (--token-file, or --tls-client-ca)", self.security.authenticated),
+            )
+            if not there
+        ]
+        if missing:
             raise FailedPrecondition(
-                f"address: {self.address} can be reached from other machines, and connections are neither encrypted "
-                "nor authenticated; listen on 127.0.0.1, or accept that with --insecure"
+                f"address: {self.address} can be reached from other machines, and connections are not "
+                f"{' nor '.join(missing)}; set that up, listen on 127.0.0.1, or accept the risk with --insecure"
             )
 
 

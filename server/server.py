@@ -88,8 +88,10 @@ def create_server(config: ServerConfig) -> tuple[DraftServer, int]:
     history = SqliteHistory(config.data_directory)
     try:
         limits = config.limits
+        credentials = config.security.credentials()
         server = grpc.server(
             futures.ThreadPoolExecutor(max_workers=limits.calls, thread_name_prefix="redraft-call"),
+            interceptors=config.security.interceptors(),
             maximum_concurrent_rpcs=limits.calls,
             options=[
                 ("grpc.max_receive_message_length", limits.message_bytes),
@@ -107,7 +109,10 @@ def create_server(config: ServerConfig) -> tuple[DraftServer, int]:
             reflection.enable_server_reflection(names, server)
         host, _ = split_address(config.address)
         try:
-            port = server.add_insecure_port(config.address)
+            if credentials is None:
+                port = server.add_insecure_port(config.address)
+            else:
+                port = server.add_secure_port(config.address, credentials)
         except RuntimeError:
             port = 0
         if port == 0:
