@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table for people and `--json` for machines."""
