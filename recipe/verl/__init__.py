@@ -6,7 +6,8 @@
 - `trainer`: a mixin over verl's trainers and the table of modes that it works with. Starts or finds the draft
   servers, points the rollout engines at them, logs the figures.
 - `agent_loop`: publishes every finished response the moment its agent loop ends, training and validation.
-- `rollout_server`: hands vLLM's own per-request speculation counters to the agent loop.
+- `rollout_server`, `worker_extension`: hand vLLM's own per-request speculation counters to the agent loop, and the
+  proposers' to the trainer.
 - `draft_servers`: one `redraft serve` on every Ray node.
 - `tally`, `report`: what is counted, and what is logged of it.
 
@@ -24,7 +25,7 @@ Each step's metrics, in verl's tracker and in `redraft.metrics_file`:
 | redraft/accepted_share/<source>| share of the accepted tokens that came from `history`, `live`                   |
 | redraft/draft_seconds          | wall time spent in drafting, summed over engines                                |
 | redraft/generated_tokens       | tokens that the engines wrote in this step                                      |
-| redraft/generation_seconds     | from the step's dispatch to the end of its last agent loop, before rewards      |
+| redraft/generation_seconds     | from the step's first request to the end of its last agent loop, before rewards |
 | redraft/tokens_per_second      | generated_tokens / generation_seconds                                           |
 | redraft/published, /lost       | responses acknowledged by a draft server, and given up, since the start         |
 | redraft/unavailable            | requests that did without history as no server answered                         |
@@ -41,7 +42,7 @@ One JSON object a line, flushed as it is written, so that it can be followed whi
 that report rollouts have the metrics above without their prefix, `by_source`
 ({source: {"drafted": tokens, "accepted": tokens}}), `reward` (mean, null when there is none) and `trajectories`;
 a step has `timing` (verl's timing_s/*, in seconds). Fields of unmeasured things are null; while no draft server
-answers, `by_source` is empty.
+answers, `by_source` is empty unless the engines tell it themselves (vLLM 0.32 and later).
 
 To compare with plain decoding on the same weights and prompts, set `redraft.export_dir`: after every epoch's last
 update the policy lies in `<export_dir>/epoch_<n>/huggingface`, ready for `vllm.LLM` with and without a proposer.

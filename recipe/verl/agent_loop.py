@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils import tensordict_utils as tu
 
-from redraft.recipe.verl.recorder import EPOCH, OCCURRENCE, Recorder, now
+from redraft.recipe.verl.recorder import EPOCH, OCCURRENCE, Recorder, generation_start, now
 from redraft.recipe.verl.tally import merge_slots
 
 _STEPS_REMEMBERED = 64
@@ -40,9 +40,10 @@ def worker_class() -> type:
             return await super()._run_agent_loop(sampling_params, *args, **kwargs)
 
         async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
-            times = (kwargs.pop("redraft_started"), now())
-            await super()._agent_loop_postprocess(output, validate, **kwargs)
+            started, ended = kwargs.pop("redraft_started"), now()
             outputs = output if isinstance(output, list) else [output]
+            times = (generation_start(outputs, started, ended), ended)
+            await super()._agent_loop_postprocess(output, validate, **kwargs)
             self._redraft.record(outputs, validate, kwargs, times)
 
         async def redraft_collect(self, flush_timeout: float = 0.0) -> dict[str, Any]:

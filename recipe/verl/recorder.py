@@ -55,7 +55,7 @@ class Recorder:
             outputs: verl's AgentLoopOutput, one for each trajectory of the session, rewards filled in.
             validate: whether this is a validation rollout.
             fields: the prompt's columns: `uid`, `session_id`, `global_steps`, EPOCH, OCCURRENCE.
-            times: when the agent loop started and ended, seconds since 1970.
+            times: when the loop began to generate and when it ended, seconds since 1970.
         """
         slot = Slot(bool(validate), int(fields["global_steps"]), int(fields.get(EPOCH, 0)))
         tally = self._tallies.setdefault(slot, Tally())
@@ -96,6 +96,18 @@ class Recorder:
 def now() -> float:
     """Return the time in seconds since 1970; nodes' clocks are expected to agree within milliseconds."""
     return time.time()
+
+
+def generation_start(outputs: Sequence[Any], started: float, ended: float) -> float:
+    """Return when a loop that ran from `started` to `ended` began to generate, in seconds since 1970.
+
+    A single trajectory generates (and calls tools) until its loop ends; what came before is the preparation of
+    the prompt, and for the first loops of a worker its imports.
+    """
+    if len(outputs) != 1:
+        return started
+    busy = outputs[0].metrics.generate_sequences + outputs[0].metrics.tool_calls
+    return max(started, ended - busy) if busy > 0 else started
 
 
 def _count(output: Any) -> Tally:

@@ -1,4 +1,4 @@
-"""verl's vLLM server, handing each request's speculation counters on to the agent loop.
+"""verl's vLLM server, handing each request's speculation counters on to the agent loop, and the proposer's to us.
 
 vLLM (0.32 and later) attaches them to a request's last output when `per_request_spec_decode_metrics` is set;
 verl 0.9.1 drops them there. They are exact for each trajectory and survive a dead draft server.
@@ -14,6 +14,9 @@ import ray
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 
 from redraft.recipe.verl.tally import SPEC_KEYS
+
+VERL_WORKER_EXTENSION = "verl.workers.rollout.vllm_rollout.utils.vLLMColocateWorkerExtension"
+WORKER_EXTENSION = "redraft.recipe.verl.worker_extension.RedraftWorkerExtension"
 
 
 class EngineTap:
@@ -49,7 +52,17 @@ class EngineTap:
 
 
 class RedraftHttpServer(vLLMHttpServer):
-    """Adds the counters to `TokenOutput.extra_fields` under verl's own names."""
+    """Adds the counters to `TokenOutput.extra_fields` under verl's own names, and tells the proposer's."""
+
+    def _get_worker_extension_cls(self) -> str:
+        extension: str = super()._get_worker_extension_cls()
+        return WORKER_EXTENSION if extension == VERL_WORKER_EXTENSION else extension
+
+    async def redraft_stats(self) -> list[dict[str, Any]]:
+        """Return the counters of this engine's proposers; [] on a node that only lends its devices."""
+        if not isinstance(getattr(self, "engine", None), EngineTap):
+            return []
+        return [stats for worker in await self.engine.collective_rpc("redraft_stats") for stats in worker]
 
     async def run_server(self, args: Any) -> None:
         """Start the engine as verl does, then listen in."""

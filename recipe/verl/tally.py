@@ -36,7 +36,7 @@ class Tally:
     rewarded: int = 0
     reward_sum: float = 0.0
     started: float | None = None
-    """When the first of them was dispatched."""
+    """When the first of them began to generate."""
     ended: float | None = None
     """When the last agent loop ended."""
 
@@ -54,7 +54,7 @@ class Tally:
 
     @property
     def generation_seconds(self) -> float | None:
-        """From the dispatch to the end of the last agent loop; None while unknown."""
+        """From the first request to the end of the last agent loop; None while unknown."""
         if self.started is None or self.ended is None:
             return None
         return max(self.ended - self.started, 0.0)

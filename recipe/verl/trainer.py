@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from typing import Any
 
+import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
 from verl.trainer.ppo.v1 import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
@@ -55,6 +56,7 @@ class RedraftMixin:
         self._drafting = Drafting()
         self._publishing: dict[str, int] = {}
         self._pass: int | None = None
+        self._engines, self._taps = Drafting(), False
         super().__init__(config)  # type: ignore[call-arg]
 
     def _build_replay_buffer(self) -> Any:
@@ -124,6 +126,7 @@ class RedraftMixin:
         if engine_reports_requests():
             engine.setdefault("per_request_spec_decode_metrics", "summary")
             RolloutReplicaRegistry.register("vllm", load_replica)
+            self._taps = True
 
     def _configure_export(self) -> None:
         checkpoint = self.config.actor_rollout_ref.actor.checkpoint
@@ -158,7 +161,29 @@ class RedraftMixin:
         self._publishing = collected["publisher"]
 
     def _take_drafting(self) -> Drafting:
-        return self._watch.take() if self._watch is not None else Drafting()
+        """Return what was drafted since the last call, asked of the engines themselves where they can tell."""
+        if self._watch is None:
+            return Drafting()
+        told_by_servers = self._watch.take()  # also finds out whether servers answer
+        engines = self._ask_engines()
+        if engines is None:
+            return told_by_servers
+        since, self._engines = engines.since(self._engines), engines
+        return since
+
+    def _ask_engines(self) -> Drafting | None:
+        servers = [s for r in self.llm_server_manager.get_replicas() for s in r.servers]  # type: ignore[attr-defined]
+        if not self._taps or not servers:
+            return None
+        try:
+            told = ray.get([server.redraft_stats.remote() for server in servers], timeout=30)
+        except Exception as error:
+            _LOG.warning(
+                "redraft: the engines do not tell how drafts fare; asking the servers instead: %s", error
+            )
+            self._taps = False
+            return None
+        return Drafting.of_engines(stats for server in told for stats in server)
 
     # ------------------------------------------------------------------ figures
 

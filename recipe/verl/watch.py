@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from redraft.client import DraftClient
 from redraft.errors import NotFound, RedraftError
@@ -42,6 +43,12 @@ class Drafting:
         """Accepted tokens of all sources."""
         return sum(accepted for _, accepted in self.by_source.values())
 
+    def since(self, before: Drafting) -> Drafting:
+        """Return what was drafted between `before` and this; all of it when engines were started anew."""
+        if self.steps < before.steps:
+            return self
+        return Drafting(known=self.known).add(self).add(before, -1)
+
     def add(self, other: Drafting, sign: int = 1) -> Drafting:
         """Add `other` (sign 1) or take it away (sign -1) and return self; levels become those of the newer one."""
         for source, (drafted, accepted) in other.by_source.items():
@@ -57,6 +64,20 @@ class Drafting:
         return self
 
     @classmethod
+    def of_engines(cls, stats: Iterable[Mapping[str, Any]]) -> Drafting:
+        """Return the sum of what proposers in the engines tell (fields of redraft.recipe.vllm.reporting.Stats)."""
+        total = cls()
+        for engine in stats:
+            accepted = engine["accepted"]
+            part = cls(
+                by_source={s: (sum(n), sum(accepted.get(s, ()))) for s, n in engine["drafted"].items()},
+                **{k: engine[k] for k in ("steps", "emitted", "draft_seconds", "unavailable")},
+            )
+            level = total.index_bytes + engine["index_bytes"]
+            total.add(part).index_bytes = level
+        return total
+
+    @classmethod
     def of(cls, messages: Sequence[common_pb2.Acceptance]) -> Drafting:
         """Return the sum of several engines' counters."""
         total = cls()
@@ -68,8 +89,8 @@ class Drafting:
                 draft_seconds=message.draft_seconds,
                 unavailable=message.unavailable,
             )
-            total.add(part)
-            total.index_bytes += message.index_bytes
+            level = total.index_bytes + message.index_bytes
+            total.add(part).index_bytes = level
         return total
 
 
@@ -102,10 +123,8 @@ class DraftingWatch:
         """
         answers = [self._ask(client) for client in self._clients]
         now = Drafting.of(list(self._workers.values()))
-        since = Drafting(index_bytes=now.index_bytes).add(now)
-        since.add(self._seen, -1)
-        since.known = any(answers)
-        self._seen = now
+        now.known = any(answers)
+        since, self._seen = now.since(self._seen), now
         return since
 
     def forget_from(self, step: int) -> None:

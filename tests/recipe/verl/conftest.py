@@ -24,6 +24,7 @@ class Output:
     response_mask: list[int] = field(default_factory=lambda: [1, 1, 1, 1])
     reward_score: float | None = 1.0
     extra_fields: dict[str, Any] = field(default_factory=dict)
+    metrics: Any = None
 
 
 @pytest.fixture

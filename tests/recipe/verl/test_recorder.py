@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from redraft.recipe.verl.recorder import EPOCH, OCCURRENCE, OCCURRENCE_STRIDE, Recorder
+from redraft.recipe.verl.recorder import EPOCH, OCCURRENCE, OCCURRENCE_STRIDE, Recorder, generation_start
 from redraft.recipe.verl.tally import SPEC_KEYS, Slot
 
 TIMES = (10.0, 12.0)
@@ -88,6 +89,17 @@ def test_without_servers_rollouts_are_only_counted(make_output) -> None:
     assert (tally.drafted, tally.accepted, tally.verify_steps, tally.metered_tokens) == (8, 2, 2, 4)
     assert tally.generation_seconds == 3.0
     assert tally.reward == 1.0
+
+
+def test_a_loop_generates_until_it_ends_and_prepares_before(make_output) -> None:
+    def start(generate: float, tools: float, outputs: int = 1) -> float:
+        metrics = SimpleNamespace(generate_sequences=generate, tool_calls=tools)
+        return generation_start([make_output(metrics=metrics)] * outputs, 10.0, 20.0)
+
+    assert start(3.0, 1.0) == 16.0
+    assert start(0.0, 0.0) == 10.0  # not measured
+    assert start(30.0, 0.0) == 10.0
+    assert start(3.0, 1.0, outputs=2) == 10.0
 
 
 def test_collecting_starts_the_tallies_anew(make_output) -> None:

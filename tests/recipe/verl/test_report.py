@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,27 @@ def test_what_was_drafted_since_is_the_difference_of_two_looks() -> None:
     since = Drafting().add(look([10, 5], [8, 3])).add(look([4, 2], [4, 1]), -1)
     assert since.by_source == {"history": (9, 6)}
     assert since.steps == 9
+
+
+def test_engines_counters_add_up_and_start_anew_with_new_engines() -> None:
+    def told(steps: int, drafted: int) -> dict[str, Any]:
+        return {
+            "drafted": {"history": [drafted, drafted]},
+            "accepted": {"history": [drafted]},
+            "steps": steps,
+            "emitted": 2 * steps,
+            "draft_seconds": 0.5,
+            "unavailable": 1,
+            "index_bytes": 100,
+        }
+
+    before = Drafting.of_engines([told(10, 5), told(20, 6)])
+    assert before.by_source == {"history": (22, 11)}
+    assert (before.steps, before.draft_seconds, before.index_bytes) == (30, 1.0, 200)
+    since = Drafting.of_engines([told(15, 7), told(25, 8)]).since(before)
+    assert (since.steps, since.by_source, since.index_bytes) == (10, {"history": (8, 4)}, 200)
+    anew = Drafting.of_engines([told(3, 1)])
+    assert anew.since(before) == anew
 
 
 def test_the_metrics_file_has_a_json_object_a_line_that_can_be_read_at_once(tmp_path: Path) -> None:

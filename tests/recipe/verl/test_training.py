@@ -58,7 +58,12 @@ def run(
         "REDRAFT_STRICT": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    command = [sys.executable, "-m", "redraft.recipe.cpu.main_ppo", *arguments(folder, make_tiny_model())]
+    command = [
+        sys.executable,
+        "-m",
+        "redraft.recipe.cpu.main_ppo",
+        *arguments(folder, make_tiny_model(sharpness=16.0)),
+    ]
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
         try:
@@ -199,6 +204,12 @@ def test_history_is_drafted_from_in_the_second_epoch(run: Run) -> None:
     assert second["mean_acceptance_length"] > 1.0
     assert second["tokens_per_step"] > 1.0
     assert 0.0 < second["acceptance_rate"] <= 1.0
+
+
+def test_engines_tell_of_sources_after_the_server_is_gone(run: Run) -> None:
+    last = run.of_kind("epoch")[-1]
+    assert sum(counts["drafted"] for counts in last["by_source"].values()) > 0
+    assert last["draft_seconds"] > 0
 
 
 def test_the_figures_of_steps_add_up_to_those_of_their_epoch(run: Run) -> None:
