@@ -121,6 +121,34 @@ def stats(data: Path) -> None:
         Console().print(table)
 
 
+@history.command("check")
+@_data
+@click.option(
+    "--repair", is_flag=True, help="Save what is whole into a new file; the server must be stopped."
+)
+def check(data: Path, repair: bool) -> None:
+    """Read the whole history and report what is damaged; exit status 1 if anything is."""
+    from redraft.server import repair as repairs
+
+    try:
+        report = repairs.check(data)
+        click.echo(
+            f"{report.runs} runs, {report.groups} groups, {report.responses} responses, "
+            f"{report.tokens} tokens are whole"
+        )
+        for complaint in report.complaints:
+            click.echo(f"damaged: {complaint}")
+        if report.damaged:
+            click.echo(f"damaged: {report.damaged} records")
+        if report.whole:
+            return
+        if not repair:
+            raise click.ClickException("the history is damaged; stop the server and use --repair")
+        click.echo(f"repaired; the damaged file is {repairs.repair(data)}")
+    except RedraftError as error:
+        raise click.ClickException(str(error)) from None
+
+
 def _run(store: SqliteHistory, name: str) -> RunRecord:
     run = store.run(name)
     if run is None:

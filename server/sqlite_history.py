@@ -149,6 +149,11 @@ class SqliteHistory:
         )
         return RunSummary(prompts, [EpochSummary(*row) for row in rows])
 
+    def complaints(self) -> list[str]:
+        """Return what SQLite's integrity check finds wrong with the file; empty when it is whole."""
+        rows = self._rows("PRAGMA integrity_check(20)")
+        return [text for (text,) in rows if text != "ok"]
+
     # Writing.
 
     def open_run(self, name: str, vocabulary: Vocabulary) -> RunRecord:
@@ -187,12 +192,13 @@ class SqliteHistory:
             return
         if self._commit is not None:
             self._commit.close()
-            self._writer.close()
         self._closed = True
         with self._readers_lock:
             for connection in self._readers:
                 connection.close()
             self._readers.clear()
+        if self._commit is not None:
+            self._writer.close()  # the last one to close: it moves the write-ahead log into the file
         if self._lock is not None:
             self._lock.close()
 

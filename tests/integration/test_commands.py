@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -233,6 +234,34 @@ def test_missing_files_runs_and_histories_are_named(redraft, tmp_path):
     assert status == 1
     assert "there is no run 'x'; known: r" in error
     status, _, error = redraft("history", "stats", "--data", tmp_path / "nothing")
+    assert status == 1
+    assert "there is no history in" in error
+
+
+def test_a_damaged_history_is_found_and_repaired(redraft, tmp_path):
+    data = tmp_path / "a"
+    assert (
+        redraft("history", "import", write(tmp_path / "in.jsonl", rows()), "--run", "r", "--data", data)[0]
+        == 0
+    )
+    status, shown, _ = redraft("history", "check", "--data", data)
+    assert (status, shown) == (0, "1 runs, 6 groups, 6 responses, 24 tokens are whole\n")
+    database = sqlite3.connect(data / "history.sqlite")
+    database.execute("UPDATE groups SET payload = x'00' WHERE step = 2 AND validation = 0")
+    database.commit()
+    database.close()
+    status, shown, error = redraft("history", "check", "--data", data)
+    assert status == 1
+    assert "5 responses" in shown
+    assert "damaged: 1 records" in shown
+    assert "use --repair" in error
+    status, shown, _ = redraft("history", "check", "--repair", "--data", data)
+    assert status == 0
+    assert "repaired; the damaged file is" in shown
+    status, shown, _ = redraft("history", "check", "--data", data)
+    assert (status, shown) == (0, "1 runs, 5 groups, 5 responses, 20 tokens are whole\n")
+    assert len(list(data.glob("history.sqlite.damaged-*"))) == 1
+    status, _, error = redraft("history", "check", "--data", tmp_path / "nothing")
     assert status == 1
     assert "there is no history in" in error
 
