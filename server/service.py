@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
@@ -45,10 +46,11 @@ def _abort(context: grpc.ServicerContext, error: BaseException) -> NoReturn:
 def _unary(method: F) -> F:
     @functools.wraps(method)
     def wrapper(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
-        try:
-            return method(self, request, context)
-        except Exception as error:
-            _abort(context, error)
+        with self.counted():
+            try:
+                return method(self, request, context)
+            except Exception as error:
+                _abort(context, error)
 
     return wrapper  # type: ignore[return-value]
 
@@ -56,10 +58,11 @@ def _unary(method: F) -> F:
 def _streaming(method: F) -> F:
     @functools.wraps(method)
     def wrapper(self: Any, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        try:
-            yield from method(self, request, context)
-        except Exception as error:
-            _abort(context, error)
+        with self.counted():
+            try:
+                yield from method(self, request, context)
+            except Exception as error:
+                _abort(context, error)
 
     return wrapper  # type: ignore[return-value]
 
@@ -79,7 +82,24 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._refused_groups = 0
+        self._calls = 0
         self._draft_streams = threading.BoundedSemaphore(config.limits.draft_streams)
+
+    @property
+    def calls(self) -> int:
+        """Calls that are being answered now."""
+        return self._calls
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count a call while it is being answered."""
+        with self._lock:
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._calls -= 1
 
     def close(self) -> None:
         """Stop working in the background; call it before the history is closed."""

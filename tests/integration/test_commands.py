@@ -260,7 +260,7 @@ def test_a_damaged_history_is_found_and_repaired(redraft, tmp_path):
     assert "repaired; the damaged file is" in shown
     status, shown, _ = redraft("history", "check", "--data", data)
     assert (status, shown) == (0, "1 runs, 5 groups, 5 responses, 20 tokens are whole\n")
-    assert len(list(data.glob("history.sqlite.damaged-*"))) == 1
+    assert len(list(data.glob("history.sqlite.damaged-*[0-9]"))) == 1
     status, _, error = redraft("history", "check", "--data", tmp_path / "nothing")
     assert status == 1
     assert "there is no history in" in error
