@@ -28,6 +28,9 @@ from redraft.wire import tokens_to_bytes
 _LOG = logging.getLogger("redraft.client")
 _HEADER = index_pb2.IndexHeader
 
+_MAX_ENTRIES = 65_536
+"""Prompts remembered at most, those without history included."""
+
 Int32Array = npt.NDArray[np.int32]
 
 
@@ -166,6 +169,7 @@ class DraftSource:
                 if entry is not None:
                     self._held_bytes -= entry.nbytes
                 entry = self._entries[key] = _Entry(ids.copy(), key)
+                self._evict()
             self._entries.move_to_end(key)
             if entry.wanted or time.monotonic() - entry.asked < self._refresh:
                 return
@@ -335,8 +339,10 @@ class DraftSource:
         self._arrivals += 1
 
     def _evict(self) -> None:
+        if self._held_bytes <= self._memory_bytes and len(self._entries) <= _MAX_ENTRIES:
+            return
         for key in list(self._entries):
-            if self._held_bytes <= self._memory_bytes:
+            if self._held_bytes <= self._memory_bytes and len(self._entries) <= _MAX_ENTRIES:
                 return
             entry = self._entries[key]
             if entry.index is not None:
