@@ -42,7 +42,7 @@ One JSON object a line, flushed as it is written, so that it can be followed whi
 that report rollouts have the metrics above without their prefix, `by_source`
 ({source: {"drafted": tokens, "accepted": tokens}}), `reward` (mean, null when there is none) and `trajectories`;
 a step has `timing` (verl's timing_s/*, in seconds). Fields of unmeasured things are null; while no draft server
-answers, `by_source` is empty unless the engines tell it themselves (vLLM 0.32 and later).
+answers, `by_source` is empty unless the engines tell it themselves, as they normally do.
 
 To compare with plain decoding on the same weights and prompts, set `redraft.export_dir`: after every epoch's last
 update the policy lies in `<export_dir>/epoch_<n>/huggingface`, ready for `vllm.LLM` with and without a proposer.

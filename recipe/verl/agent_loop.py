@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from functools import lru_cache
 from typing import Any
+from uuid import uuid4
 
 import ray
 from tensordict import TensorDict
@@ -50,6 +52,14 @@ def worker_class() -> type:
             """Return what `Recorder.collect` does."""
             return await self._redraft.collect(flush_timeout)
 
+        async def redraft_warm_up(self) -> None:
+            """Generate two tokens, so that every process on the way has started and loaded its libraries."""
+            prompt = [self.tokenizer.eos_token_id or 0]
+            sampling = {"max_tokens": 2, "temperature": 1.0}
+            await self.llm_client.generate(
+                request_id=uuid4().hex, prompt_ids=prompt, sampling_params=sampling
+            )
+
     return RedraftAgentLoopWorker
 
 
@@ -60,6 +70,11 @@ class RedraftAgentLoopManager(AgentLoopManagerTQ):
         super().__init__(*args, **kwargs)
         self.agent_loop_workers_class = ray.remote(worker_class())
         self._occurrences: dict[tuple[bool, int], Counter[str]] = {}
+
+    async def _init_agent_loop_workers(self) -> None:
+        await super()._init_agent_loop_workers()
+        if self.config.redraft.warm_up:
+            await asyncio.gather(*[worker.redraft_warm_up.remote() for worker in self.agent_loop_workers])
 
     def generate_sequences(self, prompts: TensorDict) -> None:
         """Dispatch a batch as verl does, with columns for the epoch and for repeated prompts."""

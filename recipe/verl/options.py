@@ -45,6 +45,7 @@ class Options:
     metrics_file: str | None = None
     export_dir: str | None = None
     poll_interval: float | None = None
+    warm_up: bool = False
     flush_timeout: float = 30.0
     session: Mapping[str, Any] | None = None
 
@@ -60,7 +61,7 @@ def parse_options(group: Mapping[str, Any] | None) -> Options:
     values["server"] = _server(values.get("server"))
     values["addresses"] = parse_addresses(values.get("addresses"))
     values["proposer_options"] = _mapping(values.get("proposer_options"), "redraft.proposer_options")
-    for name in ("enable", "publish_validation"):
+    for name in ("enable", "publish_validation", "warm_up"):
         if name in values:
             _check(isinstance(values[name], bool), f"redraft.{name}", "true or false", values[name])
     if "num_speculative_tokens" in values:

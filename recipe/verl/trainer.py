@@ -125,8 +125,8 @@ class RedraftMixin:
         engine.additional_config = {**additional, "redraft": {**proposer, **options.proposer_options}}
         if engine_reports_requests():
             engine.setdefault("per_request_spec_decode_metrics", "summary")
-            RolloutReplicaRegistry.register("vllm", load_replica)
-            self._taps = True
+        RolloutReplicaRegistry.register("vllm", load_replica)
+        self._taps = True
 
     def _configure_export(self) -> None:
         checkpoint = self.config.actor_rollout_ref.actor.checkpoint
