@@ -21,6 +21,8 @@ from redraft.errors import (
     Unauthenticated,
     Unavailable,
 )
+from redraft.rollout import Rollout, prompt_key
+from redraft.vocabulary import Vocabulary
 
 __all__ = [
     "SOURCE_HISTORY",
@@ -37,7 +39,10 @@ __all__ = [
     "NotFound",
     "RedraftError",
     "ResourceExhausted",
+    "Rollout",
     "Unauthenticated",
     "Unavailable",
+    "Vocabulary",
     "__version__",
+    "prompt_key",
 ]
