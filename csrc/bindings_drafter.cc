@@ -1,8 +1,14 @@
+#include <pybind11/stl.h>
+
+#include <algorithm>
 #include <memory>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "csrc/bindings.h"
 #include "csrc/drafter.h"
+#include "csrc/sources.h"
 
 namespace redraft {
 namespace {
@@ -52,12 +58,60 @@ py::dict stats(const Drafter& drafter) {
   return result;
 }
 
+std::unique_ptr<Drafter> make_drafter(float min_survival, int num_threads, const std::string& policy,
+                                      const std::vector<std::string>& without) {
+  BlendOptions options;
+  for (const std::string& ingredient : without) {
+    if (ingredient == "shared") {
+      options.shared = false;
+    } else if (ingredient == "mixing") {
+      options.mixing = false;
+    } else if (ingredient == "calibration") {
+      options.calibrated = false;
+    } else if (ingredient == "blending") {
+      options.blending = false;
+    } else {
+      throw_invalid("without: must hold shared, mixing, calibration or blending, got " + ingredient);
+    }
+  }
+  if (policy != "blend" && policy != "longest")
+    throw_invalid("policy: must be blend or longest, got " + policy);
+  return std::make_unique<Drafter>(min_survival, num_threads, policy == "blend" ? &options : nullptr);
+}
+
+void check_ragged(const std::vector<int32_t>& tokens, const std::vector<int64_t>& offsets) {
+  bool sound =
+      !offsets.empty() && offsets.front() == 0 && offsets.back() == static_cast<int64_t>(tokens.size());
+  for (size_t i = 0; i + 1 < offsets.size(); ++i) sound = sound && offsets[i] <= offsets[i + 1];
+  if (!sound) throw_invalid("offsets: must rise from 0 to the number of token_ids");
+}
+
+py::array_t<double> time_drafts_of(const FrozenIndex& history, const py::object& token_ids,
+                                   const py::object& offsets, int64_t horizon) {
+  const std::vector<int32_t> tokens = copy_tokens(token_ids, "token_ids");
+  const std::vector<int64_t> bounds = copy_array<int64_t>(offsets, "offsets", "int64");
+  check_ragged(tokens, bounds);
+  if (check_horizon(horizon) == 0) throw_invalid("horizon: must be > 0");
+  std::vector<double> seconds;
+  {
+    const py::gil_scoped_release release;
+    const uint32_t most = static_cast<uint32_t>(std::min<int64_t>(horizon, 1 << 20));
+    seconds = time_drafts(history, tokens, bounds, {most, 0.0f});
+  }
+  return to_array(seconds);
+}
+
 }  // namespace
 
 void bind_drafter(py::module_& module) {
+  module.def("time_drafts", &time_drafts_of, py::arg("history"), py::arg("token_ids"), py::arg("offsets"),
+             py::kw_only(), py::arg("horizon"));
+
+  using release = py::call_guard<py::gil_scoped_release>;
   module.attr("SOURCE_NONE") = static_cast<int>(Source::kNone);
   module.attr("SOURCE_HISTORY") = static_cast<int>(Source::kHistory);
   module.attr("SOURCE_LIVE") = static_cast<int>(Source::kLive);
+  module.attr("SOURCE_SHARED") = static_cast<int>(Source::kShared);
 
   py::class_<PyDraftBatch>(module, "DraftBatch", py::is_final())
       .def_readonly("token_ids", &PyDraftBatch::token_ids)
@@ -66,12 +120,25 @@ void bind_drafter(py::module_& module) {
       .def_readonly("sources", &PyDraftBatch::sources)
       .def_readonly("match_lengths", &PyDraftBatch::match_lengths);
 
-  using release = py::call_guard<py::gil_scoped_release>;
   py::class_<Drafter>(module, "Drafter", py::is_final())
-      .def(py::init([](float min_survival, int num_threads) {
-             return std::make_unique<Drafter>(min_survival, num_threads);
-           }),
-           py::kw_only(), py::arg("min_survival") = 0.25f, py::arg("num_threads") = 1)
+      .def(py::init(&make_drafter), py::kw_only(), py::arg("min_survival") = 0.25f,
+           py::arg("num_threads") = 1, py::arg("policy") = "blend", py::arg("without") = py::tuple())
+      .def("set_min_survival", &Drafter::set_min_survival, py::arg("min_survival"), release())
+      .def("calibration", [](const Drafter& drafter) { return to_array(drafter.calibration()); })
+      .def(
+          "restore",
+          [](Drafter& drafter, const py::object& calibration) {
+            const auto values =
+                py::array_t<float, py::array::c_style | py::array::forcecast>::ensure(calibration);
+            if (!values || values.ndim() != 1) {
+              PyErr_Clear();
+              throw_invalid("calibration: must be float32 of shape (n,), as calibration() gives it");
+            }
+            const std::vector<float> copy(values.data(), values.data() + values.size());
+            const py::gil_scoped_release unlocked;
+            drafter.restore(copy);
+          },
+          py::arg("calibration"))
       .def(
           "open",
           [](Drafter& drafter, const std::shared_ptr<LiveIndex>& live, const py::object& response_token_ids,

@@ -26,9 +26,9 @@ struct Judgement {
   uint8_t num_says = 0;
   uint8_t weight_set = 0;
   uint16_t map_slot = 0;
-  float map_part = 0;       // how far between map_slot and the next
-  float mixed = 0;          // probability before the map
-  float probability = 0;    // and after it: the one to use
+  float map_part = 0;     // how far between map_slot and the next
+  float mixed = 0;        // probability before the map
+  float probability = 0;  // and after it: the one to use
   std::array<float, kMixInputs> inputs{};
   std::array<Say, kMaxSays> says{};
 };

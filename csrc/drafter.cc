@@ -17,10 +17,28 @@ constexpr uint32_t kSlotMask = (1u << kSlotBits) - 1;
 
 }  // namespace
 
-Drafter::Drafter(float min_survival, int num_threads)
+Drafter::Drafter(float min_survival, int num_threads, const BlendOptions* policy)
     : min_survival_(min_survival), num_threads_(num_threads) {
   if (!(min_survival >= 0 && min_survival <= 1)) throw_invalid("min_survival: must be from 0 to 1");
   if (num_threads < 1) throw_invalid("num_threads: must be >= 1");
+  if (policy != nullptr) policy_ = std::make_unique<BlendPolicy>(*policy);
+}
+
+void Drafter::set_min_survival(float min_survival) {
+  if (!(min_survival >= 0 && min_survival <= 1)) throw_invalid("min_survival: must be from 0 to 1");
+  const std::lock_guard lock(mutex_);
+  min_survival_ = min_survival;
+}
+
+std::vector<float> Drafter::calibration() const {
+  const std::lock_guard lock(mutex_);
+  return policy_ ? policy_->calibration().state() : std::vector<float>();
+}
+
+void Drafter::restore(std::span<const float> calibration) {
+  const std::lock_guard lock(mutex_);
+  if (!policy_) throw_invalid("calibration: this drafter's policy learns nothing");
+  policy_->calibration().restore(calibration);
 }
 
 const Drafter::Request& Drafter::find(int32_t request) const {
@@ -62,6 +80,8 @@ int32_t Drafter::open(std::shared_ptr<LiveIndex> live, std::span<const int32_t> 
   self.history = std::move(history);
   self.tokens.assign(tokens.begin(), tokens.end());
   self.draft.clear();
+  self.trail.clear();
+  if (policy_) policy_->observe(self.tokens, self.tokens.size());
   if (self.history) {
     self.cursor = self.history->start();
     self.history->advance(self.cursor, self.tokens);
@@ -109,7 +129,11 @@ uint64_t Drafter::nbytes() const {
   const std::lock_guard lock(mutex_);
   uint64_t bytes = sizeof(*this) + slots_.capacity() * sizeof(Request) + free_slots_.capacity() * 4 +
                    seen_.capacity() + (stats_.drafted.capacity() + stats_.accepted.capacity()) * 8;
-  for (const Request& request : slots_) bytes += (request.tokens.capacity() + request.draft.capacity()) * 4;
+  for (const Request& request : slots_) {
+    bytes += (request.tokens.capacity() + request.draft.capacity()) * 4 +
+             request.trail.capacity() * sizeof(Judgement);
+  }
+  if (policy_) bytes += policy_->nbytes();
   return bytes;
 }
 
@@ -169,12 +193,14 @@ void Drafter::account(Request& request, std::span<const int32_t> tokens) {
       stats_.accepted[row + i] += accepted ? 1 : 0;
     }
   }
+  if (policy_) policy_->learn(request.trail, tokens);
   request.draft.clear();
   request.source = Source::kNone;
 }
 
 void Drafter::accept(Request& request, std::span<const int32_t> tokens) {
   request.tokens.insert(request.tokens.end(), tokens.begin(), tokens.end());
+  if (policy_) policy_->observe(request.tokens, tokens.size());
   if (request.history) request.history->advance(request.cursor, tokens);
   if (request.live_open && !tokens.empty()) {
     const auto guard = request.live->guard();
@@ -188,59 +214,18 @@ void Drafter::accept(Request& request, std::span<const int32_t> tokens) {
   }
 }
 
-// Adds a token unless its survival is too low; false when the draft has ended.
-inline bool Drafter::extend(Draft& draft, float& survival, int32_t token, float probability,
-                            uint32_t horizon) const {
-  survival *= probability;
-  if (survival < min_survival_) return false;
-  draft.tokens.push_back(token);
-  draft.probabilities.push_back(probability);
-  draft.expected += survival;
-  return draft.tokens.size() < horizon;
-}
-
-void Drafter::draft_from_history(const Request& request, uint32_t horizon, Draft& draft) const {
-  const FrozenIndex& history = *request.history;
-  FrozenCursor cursor = request.cursor;
-  history.shorten_to_continuation(cursor);
-  if (cursor.length == 0) return;
-  draft.source = Source::kHistory;
-  draft.match_length = cursor.length;
-  float survival = 1;
-  uint32_t length = cursor.length;
-  history.walk(cursor, [&](const FrozenIndex::Piece& piece) {
-    float ratio = piece.ratio;
-    float count = static_cast<float>(piece.count);
-    for (uint32_t i = 0; i < piece.symbols; ++i) {
-      const int32_t token = history.token_at(piece.position + i);
-      if (token < 0) return false;
-      const float probability = acceptance(Source::kHistory, length, ratio, count);
-      if (!extend(draft, survival, token, probability, horizon)) return false;
-      ++length;
-      ratio = 1;
-      count = static_cast<float>(piece.count_after);
-    }
-    return true;
-  });
-}
-
-void Drafter::draft_from_live(const Request& request, uint32_t horizon, Draft& draft) const {
-  const auto guard = request.live->guard();
-  const LiveCursor cursor = request.live->cursor(request.sequence);
-  if (cursor.length == 0) return;
-  draft.source = Source::kLive;
-  draft.match_length = cursor.length;
-  float survival = 1;
-  uint32_t length = cursor.length;
-  uint32_t own = 1;  // the request's own context occurs once more, with nothing after it yet
-  request.live->walk(cursor, [&](const LiveIndex::Step& step) {
-    const float total = static_cast<float>(std::max(step.total - own, step.count));
-    own = 0;
-    const float ratio = static_cast<float>(step.count) / total;
-    const float probability = acceptance(Source::kLive, length, ratio, total);
-    ++length;
-    return extend(draft, survival, step.token, probability, horizon);
-  });
+void Drafter::draft_blended(Request& request, uint32_t horizon, Draft& draft) {
+  BlendPolicy::Context context;
+  context.history = request.history.get();
+  context.frozen = request.cursor;
+  context.response = request.tokens;
+  std::unique_lock<std::mutex> guard;
+  if (request.live_open) {
+    guard = request.live->guard();
+    context.live = request.live.get();
+    context.sequence = request.sequence;
+  }
+  policy_->draft(context, horizon, min_survival_, draft, request.trail);
 }
 
 void Drafter::apply_budget(DraftBatch& batch, int64_t budget) const {
@@ -286,13 +271,18 @@ DraftBatch Drafter::step(std::span<const int32_t> requests, std::span<const int3
   Draft history;
   Draft live;
   for (size_t row = 0; row < rows.size(); ++row) {
-    const Request& request = *rows[row];
-    const uint32_t horizon = static_cast<uint32_t>(horizons[row]);
+    Request& request = *rows[row];
+    const DraftLimits limits{static_cast<uint32_t>(horizons[row]), min_survival_};
     history.clear();
     live.clear();
-    if (horizon > 0) {
-      if (request.history) draft_from_history(request, horizon, history);
-      if (request.live_open) draft_from_live(request, horizon, live);
+    if (limits.horizon > 0 && policy_) {
+      draft_blended(request, limits.horizon, live);
+    } else if (limits.horizon > 0) {
+      if (request.history) draft_from_history(*request.history, request.cursor, limits, history);
+      if (request.live_open) {
+        const auto guard = request.live->guard();
+        draft_from_live(*request.live, request.sequence, limits, live);
+      }
     }
     const Draft& draft = history.expected > live.expected ? history : live;
     const bool drafted = !draft.tokens.empty();

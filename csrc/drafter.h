@@ -10,6 +10,8 @@
 #include "csrc/frozen_index.h"
 #include "csrc/live_index.h"
 #include "csrc/policy.h"
+#include "csrc/policy_blend.h"
+#include "csrc/sources.h"
 
 namespace redraft {
 
@@ -36,7 +38,14 @@ struct DraftStats {
 // A call that throws has changed nothing.
 class Drafter {
  public:
-  Drafter(float min_survival, int num_threads);
+  // policy: null drafts the longest match of one source, as it is.
+  Drafter(float min_survival, int num_threads, const BlendOptions* policy = nullptr);
+
+  // How likely a token must be, with all before it, to be drafted; 0 to 1.
+  void set_min_survival(float min_survival);
+  // What the policy has learned; empty without one. restore() wants what calibration() gave.
+  std::vector<float> calibration() const;
+  void restore(std::span<const float> calibration);
 
   int32_t open(std::shared_ptr<LiveIndex> live, std::span<const int32_t> tokens,
                std::shared_ptr<const FrozenIndex> history);
@@ -61,6 +70,7 @@ class Drafter {
     std::shared_ptr<const FrozenIndex> history;
     std::vector<int32_t> tokens;  // of the response so far: a history that comes late needs them
     std::vector<int32_t> draft;   // what was proposed last
+    BlendPolicy::Trail trail;     // and what was thought of it
   };
 
   Request& find(int32_t request);
@@ -69,13 +79,12 @@ class Drafter {
                   std::span<const int32_t> offsets, std::span<const int32_t> horizons, int64_t budget) const;
   void account(Request& request, std::span<const int32_t> tokens);
   void accept(Request& request, std::span<const int32_t> tokens);
-  void draft_from_history(const Request& request, uint32_t horizon, Draft& draft) const;
-  void draft_from_live(const Request& request, uint32_t horizon, Draft& draft) const;
-  bool extend(Draft& draft, float& survival, int32_t token, float probability, uint32_t horizon) const;
+  void draft_blended(Request& request, uint32_t horizon, Draft& draft);
   void apply_budget(DraftBatch& batch, int64_t budget) const;
 
   float min_survival_;
   int num_threads_;
+  std::unique_ptr<BlendPolicy> policy_;
   std::vector<Request> slots_;
   std::vector<uint32_t> free_slots_;
   DraftStats stats_;

@@ -91,16 +91,6 @@ inline uint32_t FrozenIndex::symbol_of(int32_t token) const {
   return kStart;
 }
 
-template <typename Symbol>
-inline uint32_t FrozenIndex::text_at(uint32_t position) const {
-  return position < header_.text_size ? load<Symbol>(text_, position) : kStart;
-}
-
-int32_t FrozenIndex::token_at(uint32_t position) const {
-  const uint32_t symbol = narrow_ ? text_at<uint16_t>(position) : text_at<uint32_t>(position);
-  return symbol == kStart || symbol > header_.num_symbols ? -1 : load<int32_t>(token_ids_, symbol - 1);
-}
-
 float FrozenIndex::weight_of_leaf(uint32_t position) const {
   if (header_.uniform_weight > 0) return header_.uniform_weight;
   uint32_t low = 0;  // the last response that starts at or before `position`
@@ -263,7 +253,7 @@ inline bool FrozenIndex::take(FrozenCursor& cursor, uint32_t symbol) const {
 // Moves to the longest shorter context that occurs more often; false at the root. The label matched since the
 // last node is matched again from the link, from node to node without reading what lies between (skip/count).
 template <typename Symbol>
-bool FrozenIndex::shorten(FrozenCursor& cursor) const {
+bool FrozenIndex::shorten_as(FrozenCursor& cursor) const {
   if (cursor.length == 0) return false;
   const uint32_t end = cursor.position;
   uint32_t begin = cursor.left == 0 ? end : end - (cursor.length - cursor.depth);
@@ -308,7 +298,7 @@ void FrozenIndex::advance_as(FrozenCursor& cursor, std::span<const int32_t> toke
       continue;
     }
     while (!take<Symbol>(cursor, symbol)) {
-      if (!shorten<Symbol>(cursor)) break;
+      if (!shorten_as<Symbol>(cursor)) break;
     }
   }
 }
@@ -330,9 +320,9 @@ void FrozenIndex::shorten_to_continuation(FrozenCursor& cursor) const {
       if (narrow_ ? best_edge<uint16_t>(cursor.node, edge) : best_edge<uint32_t>(cursor.node, edge)) return;
     }
     if (narrow_) {
-      shorten<uint16_t>(cursor);
+      shorten_as<uint16_t>(cursor);
     } else {
-      shorten<uint32_t>(cursor);
+      shorten_as<uint32_t>(cursor);
     }
   }
 }
@@ -344,6 +334,35 @@ FrozenIndex::Occurrences FrozenIndex::occurrences(const FrozenCursor& cursor) co
   if (cursor.left == 0) return {node_at(cursor.node).count, weight_of_node(cursor.node)};
   if (cursor.target == kLeaf) return {1, weight_of_leaf(cursor.position - 1)};
   return {node_at(cursor.target).count, weight_of_node(cursor.target)};
+}
+
+void FrozenIndex::shorten(FrozenCursor& cursor) const {
+  narrow_ ? shorten_as<uint16_t>(cursor) : shorten_as<uint32_t>(cursor);
+}
+
+bool FrozenIndex::best_next(const FrozenCursor& cursor, int32_t& token, float& weight) const {
+  if (cursor.left > 0) {
+    token = token_at(cursor.position);
+    weight = occurrences(cursor).weight;
+    return token >= 0;
+  }
+  Edge edge;
+  if (!(narrow_ ? best_edge<uint16_t>(cursor.node, edge) : best_edge<uint32_t>(cursor.node, edge)))
+    return false;
+  token = token_at(edge.position);
+  weight = edge.target == kLeaf ? weight_of_leaf(edge.position) : weight_of_node(edge.target);
+  return token >= 0;
+}
+
+float FrozenIndex::weight_next(const FrozenCursor& cursor, int32_t token) const {
+  if (cursor.left > 0) return token_at(cursor.position) == token ? occurrences(cursor).weight : 0;
+  const uint32_t symbol = narrow_ ? symbol_of<uint16_t>(token) : symbol_of<uint32_t>(token);
+  Edge edge;
+  if (symbol == kStart || !(narrow_ ? find_edge<uint16_t>(cursor.node, symbol, edge)
+                                    : find_edge<uint32_t>(cursor.node, symbol, edge))) {
+    return 0;
+  }
+  return edge.target == kLeaf ? weight_of_leaf(edge.position) : weight_of_node(edge.target);
 }
 
 // Describes what follows the cursor up to the next node, and moves it there.

@@ -48,6 +48,14 @@ class FrozenIndex {
   };
   Occurrences occurrences(const FrozenCursor& cursor) const;
 
+  // For policies that look at more than the longest match.
+  // Moves to the longest shorter context that occurs more often; the root stays.
+  void shorten(FrozenCursor& cursor) const;
+  // The heaviest token after the context, not the root, and its weight; false when nothing follows.
+  bool best_next(const FrozenCursor& cursor, int32_t& token, float& weight) const;
+  // The weight with which `token` follows the context, not the root.
+  float weight_next(const FrozenCursor& cursor, int32_t token) const;
+
   // A piece of the heaviest continuation: up to `symbols` tokens from text position `position` on. It ends
   // earlier where token_at says -1, and then the text ends there.
   struct Piece {
@@ -114,7 +122,7 @@ class FrozenIndex {
   template <typename Symbol>
   bool take(FrozenCursor& cursor, uint32_t symbol) const;
   template <typename Symbol>
-  bool shorten(FrozenCursor& cursor) const;
+  bool shorten_as(FrozenCursor& cursor) const;
   template <typename Symbol>
   void advance_as(FrozenCursor& cursor, std::span<const int32_t> tokens) const;
   bool next_piece(FrozenCursor& cursor, Piece& piece) const;
@@ -139,5 +147,15 @@ class FrozenIndex {
   FrozenHeader header_{};
   bool narrow_ = true;
 };
+
+template <typename Symbol>
+inline uint32_t FrozenIndex::text_at(uint32_t position) const {
+  return position < header_.text_size ? load<Symbol>(text_, position) : kStart;
+}
+
+inline int32_t FrozenIndex::token_at(uint32_t position) const {
+  const uint32_t symbol = narrow_ ? text_at<uint16_t>(position) : text_at<uint32_t>(position);
+  return symbol == kStart || symbol > header_.num_symbols ? -1 : load<int32_t>(token_ids_, symbol - 1);
+}
 
 }  // namespace redraft

@@ -58,6 +58,18 @@ class LiveIndex {
   void shorten_to_continuation(LiveCursor& cursor) const;
   uint32_t count(const LiveCursor& cursor) const;
 
+  // For policies that look at more than the longest match.
+  // The class of the sequence's whole text.
+  LiveCursor last(uint32_t sequence) const;
+  // Moves to the longest shorter context that occurs elsewhere too; the root stays.
+  void shorten(LiveCursor& cursor) const;
+  // The most counted token after the context and its count; false when nothing follows.
+  bool best_next(const LiveCursor& cursor, int32_t& token, uint32_t& count) const;
+  // How often `token` follows the context.
+  uint32_t count_next(const LiveCursor& cursor, int32_t token) const;
+  // Moves on to the longest suffix of (the context + token) that occurs.
+  void advance(LiveCursor& cursor, int32_t token) const;
+
   struct Step {
     int32_t token;
     uint32_t count;  // of the continuation

@@ -7,8 +7,8 @@
 
 namespace redraft {
 
-enum class Source : uint8_t { kNone = 0, kHistory = 1, kLive = 2 };
-inline constexpr int kNumSources = 3;
+enum class Source : uint8_t { kNone = 0, kHistory = 1, kLive = 2, kShared = 3 };
+inline constexpr int kNumSources = 4;
 
 // A draft for one request while it is being made.
 struct Draft {

@@ -26,8 +26,8 @@ uint32_t BlendPolicy::gather(const Context& context, const FrozenCursor& frozen,
     for (uint32_t i = options_.blending || known == 0 ? 0 : known - 1; i < known; ++i) {
       const SharedIndex::Entry& entry = *entries[i];
       const uint32_t best = entry.best();
-      levels[num++] = {Source::kShared, i + 1, entry.total, entry.tokens[best], entry.counts[best], {}, {},
-                       &entry};
+      levels[num++] = {Source::kShared,    i + 1, entry.total, entry.tokens[best],
+                       entry.counts[best], {},    {},          &entry};
     }
   }
   const uint32_t kept = options_.blending ? kLevels : 1;
@@ -39,8 +39,14 @@ uint32_t BlendPolicy::gather(const Context& context, const FrozenCursor& frozen,
       uint32_t times;
       if (!context.live->best_next(at, token, times)) continue;
       const uint32_t total = std::max(context.live->count(at) - (own ? 1 : 0), times);
-      levels[num++] = {Source::kLive, std::min(at.length, length), static_cast<float>(total), token,
-                       static_cast<float>(times), {}, at, nullptr};
+      levels[num++] = {Source::kLive,
+                       std::min(at.length, length),
+                       static_cast<float>(total),
+                       token,
+                       static_cast<float>(times),
+                       {},
+                       at,
+                       nullptr};
       ++taken;
     }
   }
@@ -51,19 +57,22 @@ uint32_t BlendPolicy::gather(const Context& context, const FrozenCursor& frozen,
       int32_t token;
       float times;
       if (at.length == 0 || !context.history->best_next(at, token, times)) break;
-      levels[num++] = {Source::kHistory, at.length, std::max(context.history->occurrences(at).weight, times),
-                       token, times, at, {}, nullptr};
+      levels[num++] = {Source::kHistory,
+                       at.length,
+                       std::max(context.history->occurrences(at).weight, times),
+                       token,
+                       times,
+                       at,
+                       {},
+                       nullptr};
       if (taken + 1 < kept) context.history->shorten(at);
     }
   }
-  // A handful: by insertion, which keeps live below history among equals.
+  // By insertion, as they are a handful: stable, so that of equals history is the stronger.
   for (uint32_t i = first + 1; i < num; ++i) {
     for (uint32_t j = i; j > first && levels[j].length < levels[j - 1].length; --j) {
       std::swap(levels[j], levels[j - 1]);
     }
-  }
-  if (num > first + 1 && context.live != nullptr && context.history != nullptr) {
-    // Insertion leaves live before history at equal lengths already, as live was collected first.
   }
   return num;
 }
@@ -95,6 +104,13 @@ void BlendPolicy::draft(const Context& context, uint32_t horizon, float min_surv
       if (levels[i].source == Source::kHistory) history_length = levels[i].length;
       if (levels[i].source == Source::kLive) live_length = levels[i].length;
     }
+    uint16_t buckets[kMaxSays];
+    uint8_t sources[kMaxSays];
+    for (uint32_t i = 0; i < num; ++i) {
+      const Level& level = levels[i];
+      sources[i] = level.source == Source::kShared ? 0 : level.source == Source::kHistory ? 1 : 2;
+      buckets[i] = Calibration::bucket(sources[i], level.length, level.total, level.best_count / level.total);
+    }
     Judgement chosen;
     int32_t seen[kChoices];
     uint32_t num_seen = 0;
@@ -106,10 +122,8 @@ void BlendPolicy::draft(const Context& context, uint32_t horizon, float min_surv
       judgement.token = token;
       for (uint32_t k = 0; k < num; ++k) {
         const Level& level = levels[k];
-        const uint32_t source = level.source == Source::kShared ? 0 : level.source == Source::kHistory ? 1 : 2;
-        judgement.says[k] = {
-            Calibration::bucket(source, level.length, level.total, level.best_count / level.total),
-            static_cast<uint8_t>(source), std::min(1.0f, count(context, level, token) / level.total)};
+        judgement.says[k] = {buckets[k], sources[k],
+                             std::min(1.0f, count(context, level, token) / level.total)};
       }
       judgement.num_says = static_cast<uint8_t>(num);
       calibration_.mix(judgement, history_length, live_length);
@@ -117,8 +131,7 @@ void BlendPolicy::draft(const Context& context, uint32_t horizon, float min_surv
     }
     if (chosen.token < 0) return;
     const Level& top = levels[num - 1];
-    const uint32_t top_source = top.source == Source::kShared ? 0 : top.source == Source::kHistory ? 1 : 2;
-    calibration_.map(chosen, top_source, top.length, options_.calibrated);
+    calibration_.map(chosen, sources[num - 1], top.length, options_.calibrated);
     trail.push_back(chosen);
     survival *= chosen.probability;
     if (survival < min_survival) return;

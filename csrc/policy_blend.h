@@ -19,10 +19,10 @@ namespace redraft {
 
 // Which ingredients take part; all of them by default. For ablations.
 struct BlendOptions {
-  bool shared = true;     // the bounded index over all prompts
-  bool mixing = true;     // logistic mixing of the sources; else one chain of contexts
-  bool calibrated = true; // the learned map from blended to observed acceptance
-  bool blending = true;   // shorter contexts below the longest match of each source
+  bool shared = true;      // the bounded index over all prompts
+  bool mixing = true;      // logistic mixing of the sources; else one chain of contexts
+  bool calibrated = true;  // the learned map from blended to observed acceptance
+  bool blending = true;    // shorter contexts below the longest match of each source
 };
 
 // Not thread-safe: its drafter serialises calls.
@@ -52,8 +52,8 @@ class BlendPolicy {
   uint64_t nbytes() const { return sizeof(*this) + shared_.nbytes() + calibration_.nbytes(); }
 
  private:
-  static constexpr uint32_t kLevels = 2;  // contexts of history and of live, longest first
-  static constexpr uint32_t kChoices = 3; // tokens compared
+  static constexpr uint32_t kLevels = 2;   // contexts of history and of live, longest first
+  static constexpr uint32_t kChoices = 4;  // tokens compared
 
   struct Level {
     Source source;

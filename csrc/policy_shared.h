@@ -2,17 +2,19 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 namespace redraft {
 
-// A table of fixed size: contexts of 1 to kOrders tokens, each with its most frequent continuations. What is
-// rarely met makes room for what is met now. Not thread-safe.
+// A table of bounded size: contexts of 1 to kOrders tokens, each with its most frequent continuations. A
+// context is entered when the one shorter by a token is known, so that one-off text takes little room, and
+// what is rarely met makes room for what is met now. Not thread-safe.
 class SharedIndex {
  public:
   static constexpr uint32_t kOrders = 6;
-  static constexpr uint32_t kNexts = 4;
+  static constexpr uint32_t kNexts = 5;
 
   struct Entry {
     uint32_t tag = 0;  // 0 when free
@@ -33,9 +35,13 @@ class SharedIndex {
   uint64_t nbytes() const { return entries_.capacity() * sizeof(Entry); }
 
  private:
-  static constexpr uint32_t kBits = 18;
+  static constexpr uint32_t kFirstBits = 10;
+  static constexpr uint32_t kMostBits = 20;  // 48 MiB
 
-  std::vector<Entry> entries_;  // made when the first token is added
+  void grow();
+
+  std::vector<Entry> entries_ = std::vector<Entry>(size_t{1} << kFirstBits);
+  size_t used_ = 0;
 };
 
 }  // namespace redraft

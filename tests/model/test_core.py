@@ -166,12 +166,13 @@ class DrafterMachine(RuleBasedStateMachine):
         self.twin = LiveReference(prompt)
         self.prompt = tuple(prompt)
         self.histories = [(freeze(h), FrozenReference(h)) for h in histories]
-        self.drafter = Drafter(min_survival=0.0)
+        self.drafter = Drafter(min_survival=0.0, policy="longest")
         self.texts: dict[int, tuple[int, list[int]]] = {}  # request -> sequence in the twin, response
         self.history: dict[int, FrozenReference | None] = {}
         self.drafts: dict[int, tuple[int, list[int]]] = {}
-        self.drafted = np.zeros((3, 64), dtype=np.int64)
-        self.accepted = np.zeros((3, 64), dtype=np.int64)
+        num_sources = len(self.drafter.stats()["drafted"])
+        self.drafted = np.zeros((num_sources, 64), dtype=np.int64)
+        self.accepted = np.zeros((num_sources, 64), dtype=np.int64)
 
     @rule(target=requests, done=st.one_of(st.none(), tokens), history=st.integers(-1, 1))
     def open(self, done: list[int] | None, history: int) -> int:

@@ -148,9 +148,9 @@ def test_a_live_index_stops_at_its_memory_limit_and_stays_readable() -> None:
 
 
 def test_a_request_whose_live_index_is_full_drafts_from_its_history(frozen: FrozenIndex) -> None:
-    drafter = Drafter()
-    request = drafter.open(LiveIndex(ids(), memory_limit=2_000), history=frozen)
-    drafter.step(ids(request), np.arange(10, 40, dtype=np.int32), ids(0, 30), ids(0))
+    drafter = Drafter(policy="longest")
+    request = drafter.open(LiveIndex(ids(), memory_limit=20_000), history=frozen)
+    drafter.step(ids(request), np.arange(10, 310, dtype=np.int32), ids(0, 300), ids(0))
     batch = drafter.step(ids(request), ids(1, 2), ids(0, 2), ids(4))
     assert batch.token_ids.tolist() == [3]
     assert drafter.stats()["live_dropped"].tolist() == [1]
@@ -171,7 +171,7 @@ def test_unknown_and_ended_sequences_are_refused() -> None:
 
 
 def test_a_refused_step_changes_nothing(frozen: FrozenIndex) -> None:
-    drafter = Drafter()
+    drafter = Drafter(policy="longest")
     live = LiveIndex(ids(1))
     a = drafter.open(live, ids(1), history=frozen)
     b = drafter.open(live, history=frozen)
