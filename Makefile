@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 
 ## test: everything that runs without a GPU, against the wheel built from the source distribution
 test: $(VENV)/.installed test-native
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/pytest $(PYTEST_ARGS)
 
 ## test-native: the C++ tests under AddressSanitizer + UBSan, then ThreadSanitizer
 test-native: $(VENV)/.dependencies
