@@ -5,6 +5,7 @@ else raises `InvalidArgument` with the argument's name, and the object stays as 
 while it works.
 """
 
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
@@ -22,6 +23,8 @@ SOURCE_HISTORY: int
 """Drafted from the request's frozen index."""
 SOURCE_LIVE: int
 """Drafted from the group's live index: siblings, the prompt and the request's own output."""
+SOURCE_SHARED: int
+"""The draft came from the shared index over all prompts: no context of its own prompt's was known."""
 
 @final
 class FrozenIndex:
@@ -193,13 +196,43 @@ class Drafter:
     Thread-safe: a lock makes calls exclusive. Keeps the indexes that its requests use alive.
     """
 
-    def __init__(self, *, min_survival: float = 0.25, num_threads: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        min_survival: float = 0.25,
+        num_threads: int = 1,
+        policy: str = "blend",
+        without: Sequence[str] = (),
+    ) -> None:
         """Make a drafter without requests.
 
         Args:
             min_survival: a row ends before the first token whose probability of being accepted together with all
                 before it is below this; from 0 (draft to the horizon) to 1.
             num_threads: threads that share a step's work, >= 1; drafts do not depend on it.
+            policy: "blend" (doc/policy.md) learns from accept outcomes which source and context to trust; "longest"
+                follows the longest match of history or of the group, whichever promises more, and learns nothing.
+            without: ingredients of "blend" to leave out: shared, mixing, calibration, blending.
+
+        Raises:
+            InvalidArgument: an argument is out of range or unknown.
+        """
+
+    def set_min_survival(self, min_survival: float) -> None:
+        """Change `min_survival`, from the next step on.
+
+        Raises:
+            InvalidArgument: it is not from 0 to 1.
+        """
+
+    def calibration(self) -> Float32Array:
+        """Return what the policy has learned, to be saved with the run: float32, shape (n,); n is 0 for "longest"."""
+
+    def restore(self, calibration: Float32Array) -> None:
+        """Go on from what `calibration()` returned.
+
+        Raises:
+            InvalidArgument: it is malformed, of another version, or the policy learns nothing.
         """
 
     def open(
@@ -273,7 +306,7 @@ class Drafter:
     def stats(self) -> dict[str, Int64Array]:
         """Return counts since the drafter was made.
 
-        `drafted` and `accepted`, shape (3, positions): tokens by `SOURCE_*` and position in the draft, counted when
+        `drafted` and `accepted`, shape (4, positions): tokens by `SOURCE_*` and position in the draft, counted when
         the next `step` brings the request's verified tokens. `steps`, shape (1,): requests x steps that brought
         tokens. `emitted`, shape (1,): tokens brought. `live_dropped`, shape (1,): requests whose live index ran
         out of room.
