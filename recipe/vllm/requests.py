@@ -28,6 +28,8 @@ Int64Array = npt.NDArray[np.int64]
 TAIL = 4
 """Last known tokens of a request that are compared with vLLM's buffer at each step."""
 
+_BACK = np.arange(TAIL, 0, -1)
+
 
 class Batch(Protocol):
     """What is read of vLLM's `InputBatch`."""
@@ -95,7 +97,8 @@ class Requests:
         self._clock = clock
         self._by_id: dict[str, _Request] = {}
         self._states: list[Any] = []
-        self._slots = np.zeros(0, np.int64)
+        self._slots = np.zeros(0, np.int64)  # by row of the batch: the request's slot
+        self._base = np.zeros(0, np.int64)  # by row of the batch: where its text starts in the flat buffer
         self._free: list[int] = []
         self._handles = np.zeros(0, np.int32)
         self._known = np.zeros(0, np.int64)
@@ -125,27 +128,25 @@ class Requests:
             self.sweep(requests)
             self._match(batch, states, emitted)
         slots = self._slots
+        base = self._base
         total = batch.num_tokens_no_spec[:rows].astype(np.int64)
-        base = np.arange(rows) * batch.token_ids_cpu.shape[1]
         text = batch.token_ids_cpu.reshape(-1)  # contiguous: a view
-        strayed = (total < self._known[slots]) | (
-            batch.num_prompt_tokens[:rows] != self._prompt_lengths[slots]
-        )
-        strayed |= (_tails(text, base, self._known[slots]) != self._tails[slots]).any(axis=1)
+        known = self._known[slots]
+        strayed = (total < known) | (batch.num_prompt_tokens[:rows] != self._prompt_lengths[slots])
+        strayed |= (_tails(text, base, known) != self._tails[slots]).any(axis=1)
         if strayed.any():
             for row in np.flatnonzero(strayed):
                 self._restart(batch, int(row), int(emitted[row]))
-            slots = self._slots
+            slots, known = self._slots, self._known[self._slots]
 
-        known = self._known[slots]
         limits = self._limits[slots]
         # Normally what was just sampled; more where vLLM skipped the proposer for a step.
-        fresh = np.clip(np.minimum(total, limits) - known, 0, None)
+        fresh = np.maximum(np.minimum(total, limits) - known, 0)
         offsets = np.zeros(rows + 1, np.int64)
         np.cumsum(fresh, out=offsets[1:])
         token_ids = text[np.repeat(base + known - offsets[:-1], fresh) + np.arange(offsets[-1])]
-        room = np.where(emitted > 0, np.clip(limits - total - 1, 0, None), 0)
-        stops = self._stops.take(token_ids, mode="clip")
+        room = np.maximum(limits - total - 1, 0) * (emitted > 0)
+        stops = self._stops[np.minimum(token_ids, len(self._stops) - 1)]
         if stops.any():
             token_ids, offsets = self._cut(batch.req_ids, token_ids, offsets, np.flatnonzero(stops), room)
         self._known[slots] = total
@@ -175,6 +176,7 @@ class Requests:
             if request is None:
                 request = self._open(batch, row, states[row], int(emitted[row]))
             self._slots[row] = request.slot
+        self._base = np.arange(len(states)) * batch.token_ids_cpu.shape[1]
         self._states = states
 
     def _open(self, batch: Batch, row: int, state: Any, emitted: int) -> _Request:
@@ -262,8 +264,7 @@ class Requests:
 
 def _tails(text: Int32Array, base: Int64Array, ends: Int64Array) -> Int32Array:
     """Return the last `TAIL` tokens before `ends` of rows that start at `base`; shape (b, TAIL)."""
-    columns = ends[:, None] - np.arange(TAIL, 0, -1)
-    return text[base[:, None] + np.clip(columns, 0, None)]
+    return text[base[:, None] + np.maximum(ends[:, None] - _BACK, 0)]
 
 
 def _stop_ids(parameters: Any) -> frozenset[int]:

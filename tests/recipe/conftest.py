@@ -37,14 +37,21 @@ def make_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 
     Its tokenizer knows words: token id i is "t{i}", and t0 is the end token. Keyword arguments: `vocab_size`,
     `layers`, `hidden` (a multiple of 32), `sharpness` (factor on the output layer: at 1 the next token is
-    nearly uniform, at 100 nearly certain), `seed`.
+    nearly uniform, at 100 nearly certain), `memory` (factor on attention's output: at 0 the next token depends
+    on the last one only; small values make texts that part meet again, as real ones do), `seed`.
     """
     made: dict[tuple[Any, ...], Path] = {}
 
     def make(
-        *, vocab_size: int = 1024, layers: int = 2, hidden: int = 64, sharpness: float = 8.0, seed: int = 0
+        *,
+        vocab_size: int = 1024,
+        layers: int = 2,
+        hidden: int = 64,
+        sharpness: float = 8.0,
+        memory: float = 0.01,
+        seed: int = 0,
     ) -> Path:
-        key = (vocab_size, layers, hidden, sharpness, seed)
+        key = (vocab_size, layers, hidden, sharpness, memory, seed)
         if key not in made:
             made[key] = tmp_path_factory.mktemp("tiny_model")
             # In a process of its own: torch and transformers stay out of pytest's.
@@ -101,7 +108,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-path, (vocab_size, layers, hidden, sharpness, seed) = sys.argv[1], map(float, sys.argv[2:])
+path, (vocab_size, layers, hidden, sharpness, memory, seed) = sys.argv[1], map(float, sys.argv[2:])
 vocab_size, layers, hidden, seed = int(vocab_size), int(layers), int(hidden), int(seed)
 words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(vocab_size)}, unk_token="t1"))
 words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -128,5 +135,7 @@ model = LlamaForCausalLM(
 )
 with torch.no_grad():
     model.lm_head.weight.mul_(sharpness)
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.mul_(memory)
 model.save_pretrained(path)
 """

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parent / "engines" / "distribution.py"
 @pytest.fixture(scope="module")
 def outcomes(run_engine, make_tiny_model):
     settings = {
-        "model": str(make_tiny_model(vocab_size=32, layers=1, sharpness=1.0)),
+        "model": str(make_tiny_model(vocab_size=32, layers=1, sharpness=1.0, memory=1.0)),
         "prompts": [[5, 6, 7, 8], [9, 10, 11]],
         "temperatures": [1.0, 0.7],
         "requests": 5120,

@@ -48,9 +48,11 @@ def plain(run_engine, tiny_model, drafted):
 
 
 def test_drafting_was_active_ragged_and_from_both_sources(drafted):
-    accepted = {source: sum(counts) for source, counts in drafted["stats"]["accepted"].items()}
-    assert accepted["history"] > 1000
-    assert accepted["live"] > 1000
+    greedy, total = (
+        {source: sum(counts) for source, counts in stats["accepted"].items()} for stats in drafted["stats"]
+    )
+    assert min(greedy.values()) > 1000
+    assert sum(total.values()) - sum(greedy.values()) > 1000  # while sampling
     assert len(drafted["draft_lengths"]) >= 4
     assert set(drafted["draft_lengths"]) <= set(range(7))
 

@@ -2,7 +2,8 @@
 
 Settings: `model`; `prompts`; `drafted`; `texts`: (prompt, response) pairs whose log-probabilities are wanted.
 Result: `greedy`: rounds of responses; `sampled`: (prompt, response, log-probabilities) at temperature 1;
-`log_probabilities`: of `texts`; with drafting `stats` and `draft_lengths`.
+`log_probabilities`: of `texts`; with drafting `stats`, at the end of the greedy rounds and of all, and
+`draft_lengths`.
 """
 
 import json
@@ -44,6 +45,9 @@ def main() -> None:
         result["greedy"].append(generate_one_after_another(engine.llm_engine, settings["prompts"], greedy))
 
     if settings["drafted"]:
+        from redraft.recipe.vllm.proposer import proposers
+
+        result["stats"] = [asdict(proposers()[0].stats())]
         sampling = SamplingParams(
             temperature=1, n=4, max_tokens=64, logprobs=0, ignore_eos=True, detokenize=False
         )
@@ -53,9 +57,7 @@ def main() -> None:
                     ids = list(completion.token_ids)
                     values = [step[i].logprob for i, step in zip(ids, completion.logprobs, strict=True)]
                     result["sampled"].append([output.prompt_token_ids, ids, values])
-        from redraft.recipe.vllm.proposer import proposers
-
-        result["stats"] = asdict(proposers()[0].stats())
+        result["stats"].append(asdict(proposers()[0].stats()))
         result["draft_lengths"] = sorted(lengths)
 
     forced = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
