@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from redraft import Drafter, FrozenIndex, LiveIndex
 from redraft._core import time_drafts
-from redraft.benchmarks.traces import Group, Int32Array, Trace, flatten
+from redraft.benchmarks.groups import Group, Int32Array, Trace, flatten
 
 HORIZON = 16
 STEP_REQUESTS = 512

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from redraft.benchmarks.groups import Int32Array, Trace
 from redraft.benchmarks.index import SIBLINGS, STEP_REQUESTS, split
-from redraft.benchmarks.traces import Int32Array, Trace
 from redraft.errors import FailedPrecondition
 
 STEPS = 30

@@ -11,8 +11,8 @@ from types import ModuleType
 
 import numpy as np
 
-from redraft.benchmarks.index import HORIZON, SLICE, Engine, Result, spread, split
-from redraft.benchmarks.traces import Group, Int32Array, Trace
+from redraft.benchmarks.groups import Group, Int32Array, Trace
+from redraft.benchmarks.index import HORIZON, SLICE, Engine, Result, split, spread
 
 ARCTIC_DEPTH = 24  # vLLM's default for its `suffix` method
 ARCTIC_STEPS = 12
