@@ -30,3 +30,6 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup)
 def bench() -> None:
     """Run a benchmark."""
+
+
+bench.add_command(acceptance)
