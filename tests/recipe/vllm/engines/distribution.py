@@ -2,7 +2,7 @@
 
 The model has a small vocabulary, so that the distribution over all texts of three tokens can be computed exactly.
 
-Settings: `model`; `prompts`: one for each of `temperatures`; `requests` a round; `rounds`. Result, for each
+Settings: `model`; `prompts`: one for each of `temperatures`; `requests` a round; `rounds` of each. Result, for each
 temperature: `p_value` over texts; `texts`: how many; `cells`: how many kinds of text had an expectation of 5 or
 more; `stats`: the proposer's, up to then.
 """
@@ -40,12 +40,14 @@ def main() -> None:
     from redraft.recipe.vllm.proposer import proposers
 
     results = []
-    for prompt, temperature in zip(settings["prompts"], settings["temperatures"], strict=True):
+    for prompt, temperature, rounds in zip(
+        settings["prompts"], settings["temperatures"], settings["rounds"], strict=True
+    ):
         parameters = SamplingParams(
             temperature=temperature, max_tokens=LENGTH, ignore_eos=True, detokenize=False
         )
         seen = Counter()
-        for _ in range(settings["rounds"]):
+        for _ in range(rounds):
             requests = [{"prompt_token_ids": prompt}] * settings["requests"]
             for output in engine.generate(requests, parameters, use_tqdm=False):
                 seen[tuple(output.outputs[0].token_ids)] += 1
