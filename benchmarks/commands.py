@@ -7,6 +7,8 @@ from typing import cast
 
 import click
 
+from redraft.benchmarks.acceptance_command import acceptance
+
 COMMANDS = {
     "index": ("redraft.benchmarks.index_command:index", "Measure size and speed of the indexes."),
 }
