@@ -7,9 +7,8 @@ from typing import cast
 
 import click
 
-from redraft.benchmarks.acceptance_command import acceptance
-
 COMMANDS = {
+    "acceptance": ("redraft.benchmarks.acceptance_command:acceptance", "Replay recorded rollouts."),
     "index": ("redraft.benchmarks.index_command:index", "Measure size and speed of the indexes."),
 }
 
@@ -32,6 +31,3 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup)
 def bench() -> None:
     """Run a benchmark."""
-
-
-bench.add_command(acceptance)
