@@ -54,6 +54,8 @@ class EngineTap:
 class RedraftHttpServer(vLLMHttpServer):
     """Adds the counters to `TokenOutput.extra_fields` under verl's own names, and tells the proposer's."""
 
+    engine: Any
+
     def _get_worker_extension_cls(self) -> str:
         extension: str = super()._get_worker_extension_cls()
         return WORKER_EXTENSION if extension == VERL_WORKER_EXTENSION else extension

@@ -43,6 +43,7 @@ class RedraftMixin:
     config: DictConfig
     global_steps: int
     steps_per_epoch: int
+    train_dataloader_it: Any
 
     # ------------------------------------------------------------------ set-up
 
@@ -144,7 +145,7 @@ class RedraftMixin:
 
     def _fetch_one_gen_batch(self) -> Any:
         """Fetch prompts as verl does and mark them with the pass over the data that they belong to."""
-        before = self.train_dataloader_it  # type: ignore[has-type]
+        before = self.train_dataloader_it
         batch = super()._fetch_one_gen_batch()  # type: ignore[misc]
         if self._pass is None:
             self._pass = max(self.global_steps - 1, 0) // max(self.steps_per_epoch, 1)
