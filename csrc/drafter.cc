@@ -83,8 +83,7 @@ int32_t Drafter::open(std::shared_ptr<LiveIndex> live, std::span<const int32_t> 
   self.trail.clear();
   if (policy_) policy_->observe(self.tokens, self.tokens.size());
   if (self.history) {
-    self.cursor = self.history->start();
-    self.history->advance(self.cursor, self.tokens);
+    self.contexts.start(*self.history, self.tokens);
   }
   return static_cast<int32_t>(static_cast<uint32_t>(self.generation) << kSlotBits | slot);
 }
@@ -94,10 +93,9 @@ void Drafter::set_history(int32_t request, std::shared_ptr<const FrozenIndex> hi
   const std::lock_guard lock(mutex_);
   Request& self = find(request);
   self.history.swap(history);
-  self.cursor = {};
+  self.contexts = {};
   if (self.history) {
-    self.cursor = self.history->start();
-    self.history->advance(self.cursor, self.tokens);
+    self.contexts.start(*self.history, self.tokens);
   }
 }
 
@@ -201,7 +199,7 @@ void Drafter::account(Request& request, std::span<const int32_t> tokens) {
 void Drafter::accept(Request& request, std::span<const int32_t> tokens) {
   request.tokens.insert(request.tokens.end(), tokens.begin(), tokens.end());
   if (policy_) policy_->observe(request.tokens, tokens.size());
-  if (request.history) request.history->advance(request.cursor, tokens);
+  if (request.history) request.contexts.advance(*request.history, tokens);
   if (request.live_open && !tokens.empty()) {
     const auto guard = request.live->guard();
     if (request.live->has_room(tokens.size())) {
@@ -217,7 +215,7 @@ void Drafter::accept(Request& request, std::span<const int32_t> tokens) {
 void Drafter::draft_blended(Request& request, uint32_t horizon, Draft& draft) {
   BlendPolicy::Context context;
   context.history = request.history.get();
-  context.frozen = request.cursor;
+  context.frozen = request.contexts;
   context.response = request.tokens;
   std::unique_lock<std::mutex> guard;
   if (request.live_open) {
@@ -278,7 +276,7 @@ DraftBatch Drafter::step(std::span<const int32_t> requests, std::span<const int3
     if (limits.horizon > 0 && policy_) {
       draft_blended(request, limits.horizon, live);
     } else if (limits.horizon > 0) {
-      if (request.history) draft_from_history(*request.history, request.cursor, limits, history);
+      if (request.history) draft_from_history(*request.history, request.contexts.first, limits, history);
       if (request.live_open) {
         const auto guard = request.live->guard();
         draft_from_live(*request.live, request.sequence, limits, live);

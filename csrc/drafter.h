@@ -65,7 +65,7 @@ class Drafter {
     uint8_t generation = 0;
     Source source = Source::kNone;  // of `draft`
     uint32_t sequence = 0;
-    FrozenCursor cursor;
+    HistoryContexts contexts;
     std::shared_ptr<LiveIndex> live;
     std::shared_ptr<const FrozenIndex> history;
     std::vector<int32_t> tokens;  // of the response so far: a history that comes late needs them

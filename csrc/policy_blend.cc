@@ -9,6 +9,28 @@ constexpr int32_t kStartToken = -1;
 
 }  // namespace
 
+void HistoryContexts::start(const FrozenIndex& history, std::span<const int32_t> tokens) {
+  first = history.start();
+  second = {};
+  advance(history, tokens);
+}
+
+void HistoryContexts::advance(const FrozenIndex& history, std::span<const int32_t> tokens) {
+  for (const int32_t token : tokens) {
+    const uint32_t length = first.length;
+    history.advance(first, std::span(&token, 1));
+    if (first.length == length + 1) {
+      // What lay between the two occurred just where the first did, and goes on doing so.
+      history.advance(second, std::span(&token, 1));
+    } else {
+      second = first;
+    }
+    if (second.length > 0 && history.occurrences(second).count == history.occurrences(first).count) {
+      history.shorten(second);
+    }
+  }
+}
+
 float BlendPolicy::count(const Context& context, const Level& level, int32_t token) const {
   if (token == level.best) return level.best_count;
   if (level.entry != nullptr) return level.entry->count(token);
@@ -17,7 +39,7 @@ float BlendPolicy::count(const Context& context, const Level& level, int32_t tok
 }
 
 // Collects the contexts, the weakest first: shared ones, then those of history and live by length.
-uint32_t BlendPolicy::gather(const Context& context, const FrozenCursor& frozen, const LiveCursor& live,
+uint32_t BlendPolicy::gather(const Context& context, const HistoryContexts& frozen, const LiveCursor& live,
                              bool own, uint32_t length, const int32_t* end, Level* levels) const {
   uint32_t num = 0;
   if (options_.shared) {
@@ -51,12 +73,13 @@ uint32_t BlendPolicy::gather(const Context& context, const FrozenCursor& frozen,
     }
   }
   if (context.history != nullptr) {
-    FrozenCursor at = frozen;
+    FrozenCursor at = frozen.first;
+    context.history->shorten_to_continuation(at);
+    const bool ended = at.length < frozen.first.length;
     for (uint32_t taken = 0; taken < kept && at.length > 0; ++taken) {
-      context.history->shorten_to_continuation(at);
       int32_t token;
       float times;
-      if (at.length == 0 || !context.history->best_next(at, token, times)) break;
+      if (!context.history->best_next(at, token, times)) break;
       levels[num++] = {Source::kHistory,
                        at.length,
                        std::max(context.history->occurrences(at).weight, times),
@@ -65,7 +88,8 @@ uint32_t BlendPolicy::gather(const Context& context, const FrozenCursor& frozen,
                        at,
                        {},
                        nullptr};
-      if (taken + 1 < kept) context.history->shorten(at);
+      if (ended) break;
+      at = frozen.second;
     }
   }
   // By insertion, as they are a handful: stable, so that of equals history is the stronger.
@@ -86,7 +110,7 @@ void BlendPolicy::draft(const Context& context, uint32_t horizon, float min_surv
   if (tail == context.response.size()) text_.push_back(kStartToken);
   text_.insert(text_.end(), context.response.end() - static_cast<std::ptrdiff_t>(tail),
                context.response.end());
-  FrozenCursor frozen = context.frozen;
+  HistoryContexts frozen = context.frozen;
   LiveCursor live;
   if (context.live != nullptr) live = context.live->last(context.sequence);
   bool own = true;  // the request's own context occurs once more, with nothing after it yet
@@ -143,7 +167,7 @@ void BlendPolicy::draft(const Context& context, uint32_t horizon, float min_surv
     draft.probabilities.push_back(chosen.probability);
     draft.expected += survival;
     text_.push_back(chosen.token);
-    if (context.history != nullptr) context.history->advance(frozen, std::span(&chosen.token, 1));
+    if (context.history != nullptr) frozen.advance(*context.history, std::span(&chosen.token, 1));
     if (context.live != nullptr) context.live->advance(live, chosen.token);
     own = false;
   }

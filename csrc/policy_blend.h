@@ -25,6 +25,16 @@ struct BlendOptions {
   bool blending = true;    // shorter contexts below the longest match of each source
 };
 
+// A request's two longest contexts in its history: the second is the longest that occurs more often. It moves
+// along with the first, as finding it anew means to read the first one's label again.
+struct HistoryContexts {
+  FrozenCursor first;
+  FrozenCursor second;
+
+  void start(const FrozenIndex& history, std::span<const int32_t> tokens);
+  void advance(const FrozenIndex& history, std::span<const int32_t> tokens);
+};
+
 // Not thread-safe: its drafter serialises calls.
 class BlendPolicy {
  public:
@@ -32,7 +42,7 @@ class BlendPolicy {
 
   struct Context {
     const FrozenIndex* history = nullptr;  // null without
-    FrozenCursor frozen;
+    HistoryContexts frozen;
     const LiveIndex* live = nullptr;  // null without; its guard is held by the caller
     uint32_t sequence = 0;
     std::span<const int32_t> response;  // all tokens so far
@@ -66,7 +76,7 @@ class BlendPolicy {
     const SharedIndex::Entry* entry;
   };
 
-  uint32_t gather(const Context& context, const FrozenCursor& frozen, const LiveCursor& live, bool own,
+  uint32_t gather(const Context& context, const HistoryContexts& frozen, const LiveCursor& live, bool own,
                   uint32_t length, const int32_t* end, Level* levels) const;
   float count(const Context& context, const Level& level, int32_t token) const;
 

@@ -1,0 +1,185 @@
+"""The replay benchmark: counts by hand, conventions, and the command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from redraft.benchmarks.acceptance import Options, run, search
+from redraft.benchmarks.acceptance_command import acceptance
+from redraft.benchmarks.baselines import BASELINES, EMPTY, Redraft
+from redraft.benchmarks.replay import Rows, replay
+from redraft.benchmarks.traces import Int32Array, Response, Trace, read
+from redraft.errors import InvalidArgument
+
+
+def make_trace(*texts: tuple[int, int, list[int]]) -> Trace:
+    """Make a trace of (prompt, epoch, tokens)."""
+    responses = [
+        Response(prompt, epoch, i, np.asarray(tokens, np.int32), 0.0)
+        for i, (prompt, epoch, tokens) in enumerate(texts)
+    ]
+    count = 1 + max(prompt for prompt, _, _ in texts)
+    return Trace("made", [np.asarray([500 + i], np.int32) for i in range(count)], responses)
+
+
+class Fixed:
+    """Drafts the same tokens for every request, and remembers what it was told."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens = np.asarray(tokens, np.int32)
+        self.told: dict[int, list[int]] = {}
+        self.open_now = 0
+        self.most_open = 0
+
+    def start_epoch(self, prompts: Sequence[Int32Array], history: list[list[Response]]) -> None:
+        """Forget nothing."""
+
+    def open(self, response: Response) -> int:
+        """Count requests."""
+        handle = len(self.told)
+        self.told[handle] = response.token_ids[:1].tolist()
+        self.open_now += 1
+        self.most_open = max(self.most_open, self.open_now)
+        return handle
+
+    def step(self, requests: Int32Array, new: Int32Array, offsets: Int32Array, horizons: Int32Array) -> Rows:
+        """Draft as long as the horizon allows."""
+        drafts = []
+        for i, request in enumerate(requests.tolist()):
+            self.told[request] += new[offsets[i] : offsets[i + 1]].tolist()
+            drafts.append(self.tokens[: horizons[i]])
+        bounds = np.zeros(len(drafts) + 1, np.int32)
+        np.cumsum([draft.size for draft in drafts], out=bounds[1:])
+        tokens = np.concatenate(drafts) if drafts else EMPTY
+        return Rows(tokens, bounds, np.full(tokens.size, 0.4999, np.float32))
+
+    def close(self, request: int) -> None:
+        """Count requests."""
+        self.open_now -= 1
+
+
+def test_counts_are_those_made_by_hand() -> None:
+    # First token by prefill; then 7 8 accepted of 7 8 9 and bonus 1; then nothing accepted and bonus 2.
+    fixed = Fixed([7, 8, 9])
+    (figures,) = replay(make_trace((0, 0, [5, 7, 8, 1, 2])), fixed)
+    assert (figures.tokens, figures.steps, figures.drafted, figures.accepted) == (5, 2, 6, 2)
+    assert fixed.told == {0: [5, 7, 8, 1, 2]}
+    result = figures.result()
+    assert result["tokens_per_step"] == 2.5
+    assert result["decode_tokens_per_step"] == 2.0
+    # Survival just below 0.5, then 0.25 and 0.125, twice; accepted: the first two once.
+    assert figures.reliability[0].tolist() == [0, 2, 2, 0, 2, 0, 0, 0, 0, 0]
+    assert figures.reliability[2].tolist() == [0, 0, 1, 0, 1, 0, 0, 0, 0, 0]
+    assert result["calibration_error"] == pytest.approx((0.25 + 0.5 + 0.0) / 6, abs=1e-3)
+
+
+def test_draft_beyond_the_end_is_not_accepted() -> None:
+    (figures,) = replay(make_trace((0, 0, [5, 7]), (0, 0, [5, 7])), Fixed([7, 5, 7]))
+    assert (figures.steps, figures.drafted, figures.accepted, figures.tokens) == (2, 6, 2, 4)
+
+
+def test_concurrency_is_a_bound_and_all_is_told() -> None:
+    fixed = Fixed([1])
+    texts = [(i % 3, 0, [i + 1, 1, 2, 3][: 1 + i % 4]) for i in range(13)]
+    trace = make_trace(*texts)
+    replay(trace, fixed, concurrency=4)
+    assert fixed.most_open == 4
+    assert fixed.open_now == 0
+    told = sorted(tokens for tokens in fixed.told.values())
+    assert told == sorted(tokens for _, _, tokens in texts if len(tokens) > 1)
+
+
+def test_plain_emits_one_token_a_step() -> None:
+    (figures,) = replay(make_trace((0, 0, [1, 2, 3, 4])), BASELINES["plain"]())
+    assert figures.steps == 3
+    assert figures.drafted == 0
+
+
+def test_history_of_the_same_response_is_drafted() -> None:
+    rng = np.random.default_rng(7)
+    text = rng.integers(0, 400, 200).tolist()
+    trace = make_trace((0, 0, text), (0, 1, text))
+    first, second = replay(trace, Redraft(0.1, without=("shared",)))
+    assert first.accepted < 20
+    assert second.accepted > 150
+    assert second.by_source[0, 1] > 0
+
+
+@pytest.mark.parametrize("name", ["last-epoch", "suffix", "redraft"])
+def test_drafters_that_know_history_beat_those_that_do_not(name: str) -> None:
+    rng = np.random.default_rng(8)
+    texts = [rng.integers(0, 400, 120).tolist() for _ in range(3)]
+    trace = make_trace(*[(i, epoch, text) for epoch in range(2) for i, text in enumerate(texts)])
+    last = run(trace, [name, "own"], Options())
+    by_name = {entry["drafter"]: entry for entry in last}  # the last epoch is the last entry
+    assert by_name[name]["epoch"] == 1
+    assert by_name[name]["tokens_per_step"] > 1.5 > by_name["own"]["tokens_per_step"]
+
+
+def test_oracle_never_wastes_a_draft() -> None:
+    text = [1, 2, 3, 1, 2, 3, 4, 1, 2, 3, 1, 2, 3, 4, 5]
+    for figures in replay(make_trace((0, 0, text), (0, 1, text)), BASELINES["oracle"]()):
+        assert figures.drafted == figures.accepted > 0
+
+
+def test_replay_prompts_keeps_the_history_of_all() -> None:
+    trace = make_trace((0, 0, [1, 2, 3]), (1, 0, [4, 5, 6]), (0, 1, [1, 2, 3]), (1, 1, [4, 5, 6]))
+    figures = replay(trace, Fixed([1]), replay_prompts=1)
+    assert [f.requests for f in figures] == [1, 1]
+
+
+def test_cut_makes_epochs_of_samples_and_bounds_recorded_ones() -> None:
+    one = make_trace(*[(0, 0, [i]) for i in range(7)])
+    assert [len(epoch) for epoch in one.cut(3, None).epochs()] == [3, 3, 1]
+    assert [len(epoch) for epoch in one.cut(3, 2).epochs()] == [3, 3]
+    two = make_trace(*[(0, i % 2, [i]) for i in range(8)])
+    assert [len(epoch) for epoch in two.cut(3, None).epochs()] == [3, 3]
+
+
+def test_search_spends_at_most_what_is_allowed() -> None:
+    rng = np.random.default_rng(9)
+    base = rng.integers(0, 50, 300)
+    texts = []
+    for epoch in range(2):
+        for _ in range(6):
+            noisy = np.where(rng.random(300) < 0.2, rng.integers(0, 50, 300), base)
+            texts.append((0, epoch, noisy.tolist()))
+    trace = make_trace(*texts)
+    last = search(lambda t: Redraft(t), 2.0, lambda proposer: replay(trace, proposer), 0.2)[-1][0]
+    assert 1.0 < last.drafted / last.steps <= 2.0
+
+
+def test_read_names_the_row_that_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt_token_ids": [1], "response_token_ids": [2]}\n{"prompt_token_ids": [1]}\n')
+    with pytest.raises(InvalidArgument, match="row 2"):
+        read(path, None, 100)
+    path.write_text("{\n")
+    with pytest.raises(InvalidArgument, match="line 1"):
+        read(path, None, 100)
+
+
+def test_command_prints_one_object(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"prompt_token_ids": [1, 2], "epoch": epoch, "sample": 0, "response_token_ids": list(range(3, 40))}
+        for epoch in range(2)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = CliRunner().invoke(acceptance, [str(path), "--json", "--html", str(tmp_path / "page.html")])
+    assert result.exit_code == 0, result.output
+    entries = json.loads(result.stdout)["results"]
+    wanted = {
+        "file", "drafter", "epoch", "concurrency", "tokens_per_step", "drafted_per_step", "accepted_per_step",
+        "acceptance_rate", "coverage", "draft_us_p50", "calibration_error",
+    }  # fmt: skip
+    assert all(wanted <= set(entry) for entry in entries)
+    assert [entry["epoch"] for entry in entries if entry["drafter"] == "redraft"] == [0, 1]
+    assert {"plain", "own", "siblings", "suffix", "oracle"} <= {entry["drafter"] for entry in entries}
+    assert "data:image/png" in (tmp_path / "page.html").read_text()
