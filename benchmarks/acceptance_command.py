@@ -90,7 +90,7 @@ def acceptance(
                     trace,
                     all_drafters(baselines, ablations),
                     options,
-                    progress=lambda tokens, task=task: progress.advance(task, tokens),  # type: ignore[misc]
+                    progress=lambda tokens, task=task: progress.advance(task, tokens),
                 )
             except RedraftError as error:
                 raise click.ClickException(str(error)) from None

@@ -164,7 +164,7 @@ def _replay_epoch(
     new, offsets = empty, np.zeros(1, np.int32)
     waiting = 0
     while waiting < len(texts) or number.size:
-        admitted = []
+        admitted: list[int] = []
         while waiting < len(texts) and number.size + len(admitted) < concurrency:
             if texts[waiting].size > 1:
                 admitted.append(waiting)
