@@ -58,7 +58,7 @@ def compare(
     singles = epochs_to_time(settings.epochs, settings.single_epochs)
     published = -1
     pairs = []
-    with _engines(settings, model, out, address, environment) as engines:
+    with _engines(settings, model, out, address, group, environment) as engines:
         publisher = Publisher([address], run=RUN)
         try:
             for epoch in range(settings.epochs):
@@ -88,7 +88,12 @@ def compare(
 
 @contextlib.contextmanager
 def _engines(
-    settings: Settings, model: Path, out: Path, address: str, environment: dict[str, str]
+    settings: Settings,
+    model: Path,
+    out: Path,
+    address: str,
+    prompts: Sequence[Sequence[int]],
+    environment: dict[str, str],
 ) -> Iterator[tuple[EngineProcess, EngineProcess]]:
     """Start the engine with drafting and the plain one, warm both up, end both."""
     common = {
@@ -107,7 +112,8 @@ def _engines(
     try:
         for engine in (drafting, plain):
             engine.ready()
-            engine.generate([[1, 2, 3]], temperature=1.0, max_tokens=8, concurrency=1)
+            # The first steps of an engine pay for what it prepares lazily.
+            engine.generate(prompts, temperature=1.0, max_tokens=16, concurrency=len(prompts))
         yield drafting, plain
     finally:
         drafting.close()

@@ -13,19 +13,30 @@ import pyarrow.parquet as pq
 
 from redraft.recipe.demo.tasks import TRAIN_SEED, Entry, Task
 
+Problem = tuple[Task, Entry]
+"""A problem and the task that it belongs to."""
 
-def rows(tasks: Sequence[Task], count: int, instruction: str = "") -> list[dict[str, Any]]:
-    """Return `count` rows with different questions, the tasks in turn; always the same ones.
 
-    `instruction` is added to every question. Each row has the columns that verl's data set reads: `data_source` (the
-    task's name), `prompt` (chat messages), `reward_model` (the reference answer) and `extra_info` (row number, and the
-    problem as JSON for the scorer).
-    """
+def problems(tasks: Sequence[Task], count: int) -> list[Problem]:
+    """Return `count` problems with different questions, the tasks in turn; always the same ones."""
     streams = cycle([(task, _different(task.problems(TRAIN_SEED))) for task in tasks])
-    return [
-        _row(task, next(problems), i, instruction)
-        for i, (task, problems) in enumerate(islice(streams, count))
-    ]
+    return [(task, next(entries)) for task, entries in islice(streams, count)]
+
+
+def row(problem: Problem, index: int, instruction: str = "") -> dict[str, Any]:
+    """Return the problem as a row of verl's data set.
+
+    Its columns: `data_source` (the task's name), `prompt` (chat messages; `instruction` is added to the question),
+    `reward_model` (the reference answer) and `extra_info` (`index`, and the problem as JSON for the scorer).
+    """
+    task, entry = problem
+    return {
+        "data_source": task.name,
+        "prompt": [{"role": "user", "content": entry["question"] + instruction}],
+        "ability": "reasoning",
+        "reward_model": {"style": "rule", "ground_truth": entry["answer"]},
+        "extra_info": {"index": index, "entry": json.dumps(entry)},
+    }
 
 
 def _different(problems: Iterable[Entry]) -> Iterator[Entry]:
@@ -36,26 +47,12 @@ def _different(problems: Iterable[Entry]) -> Iterator[Entry]:
             yield entry
 
 
-def _row(task: Task, entry: Entry, index: int, instruction: str) -> dict[str, Any]:
-    return {
-        "data_source": task.name,
-        "prompt": [{"role": "user", "content": entry["question"] + instruction}],
-        "ability": "reasoning",
-        "reward_model": {"style": "rule", "ground_truth": entry["answer"]},
-        "extra_info": {"index": index, "entry": json.dumps(entry)},
-    }
-
-
-def write(
-    tasks: Sequence[Task], folder: Path, *, train: int, test: int, instruction: str = ""
-) -> tuple[Path, Path]:
-    """Write train.parquet and test.parquet with that many prompts, all different; return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    everything = rows(tasks, train + test, instruction)
-    paths = folder / "train.parquet", folder / "test.parquet"
-    for path, part in zip(paths, (everything[:train], everything[train:]), strict=True):
-        pq.write_table(pa.Table.from_pylist(part), path)
-    return paths
+def write(path: Path, chosen: Sequence[Problem], instruction: str = "") -> list[dict[str, Any]]:
+    """Write the problems to a Parquet file for verl and return its rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [row(problem, index, instruction) for index, problem in enumerate(chosen)]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return rows
 
 
 def encode_prompt(tokens: Any, messages: Sequence[dict[str, str]]) -> list[int]:

@@ -67,6 +67,10 @@ class Display:
             self._task, completed=progress.step, total=progress.steps, figures=f"loss {progress.loss:.3f}"
         )
 
+    def selection(self, done: int, total: int) -> None:
+        """Show how many candidates were tried."""
+        self._progress.update(self._task, completed=done, total=total)
+
     def training(self, line: MetricsLine) -> None:
         """Show a line of the training run's metrics."""
         if line["kind"] == "start":

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from transformers import AutoTokenizer
 
 from redraft.client import DraftClient
 from redraft.errors import RedraftError
 from redraft.recipe.cpu.environment import variables, write_metadata
-from redraft.recipe.demo import data, policy, report, smollm2, training
+from redraft.recipe.demo import data, policy, report, selection, smollm2, training
 from redraft.recipe.demo.comparison import Pair, compare
 from redraft.recipe.demo.progress import Display
 from redraft.recipe.demo.server import draft_server, responses
@@ -61,13 +62,7 @@ class Demo:
         with Display(self._console, settings) as display:
             with self._phase("policy", display):
                 model = self._prepare_policy(display)
-                data.write(
-                    settings.tasks,
-                    out / "data",
-                    train=settings.prompts,
-                    test=8,
-                    instruction=settings.instruction,
-                )
+                prompts = self._prepare_prompts(model, display)
             environment = self._environment()
             with draft_server(out / "history", out / "server.log", environment) as (address, pid):
                 display.say(
@@ -78,7 +73,7 @@ class Demo:
                 display.note_epochs(metrics)
                 self._check_server(address)
             with self._phase("comparison", display):
-                pairs = self._compare(display, model, environment)
+                pairs = self._compare(display, model, prompts, environment)
         result = report.build(
             settings,
             metrics,
@@ -96,6 +91,18 @@ class Demo:
             return smollm2.prepare(self._cache)
         display.start("training the policy on worked solutions", self._settings.policy.steps)
         return policy.prepare(self._cache, self._settings.policy, display.supervised)
+
+    def _prepare_prompts(self, model: Path, display: Display) -> list[list[int]]:
+        """Write the prompts for verl and return their token ids, as verl gives them to the engine."""
+        settings = self._settings
+        if settings.model == "tiny":
+            display.start("choosing prompts that the policy solves sometimes", None)
+            chosen = selection.choose(model, settings.prompts, report=display.selection)
+        else:
+            chosen = data.problems(settings.tasks, settings.prompts)
+        rows = data.write(self._out / "data" / "train.parquet", chosen, settings.instruction)
+        tokens = AutoTokenizer.from_pretrained(model)
+        return [data.encode_prompt(tokens, row["prompt"]) for row in rows]
 
     def _train(
         self, display: Display, model: Path, address: str, environment: dict[str, str]
@@ -126,7 +133,9 @@ class Demo:
                 "groups and from indexes that had been fetched before."
             )
 
-    def _compare(self, display: Display, model: Path, environment: dict[str, str]) -> list[Pair]:
+    def _compare(
+        self, display: Display, model: Path, prompts: list[list[int]], environment: dict[str, str]
+    ) -> list[Pair]:
         settings, out = self._settings, self._out
         display.start("starting two engines", None)
         history = responses(out / "history", training.RUN)
@@ -135,17 +144,7 @@ class Demo:
             address,
             _,
         ):
-            return compare(
-                settings, model, out, address, self._prompts(model), history, environment, display.comparison
-            )
-
-    def _prompts(self, model: Path) -> list[list[int]]:
-        """Return the token ids of the training prompts as the run gives them to the engine."""
-        from transformers import AutoTokenizer
-
-        tokens = AutoTokenizer.from_pretrained(model)
-        rows = data.rows(self._settings.tasks, self._settings.prompts, self._settings.instruction)
-        return [data.encode_prompt(tokens, row["prompt"]) for row in rows]
+            return compare(settings, model, out, address, prompts, history, environment, display.comparison)
 
     def _environment(self) -> dict[str, str]:
         """Return the environment of the processes: that of the CPU recipe, which comparison engines share."""

@@ -88,7 +88,7 @@ def _tiny(small: bool) -> Settings:
     )
     if not small:
         return settings
-    policy = replace(settings.policy, examples=settings.policy.examples // 5)
+    policy = replace(settings.policy, examples=settings.policy.examples // 3)
     return replace(
         settings, policy=policy, epochs=3, prompts=16, comparison_rounds=1, single_prompts=3, single_epochs=2
     )

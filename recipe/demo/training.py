@@ -26,13 +26,13 @@ def arguments(settings: Settings, model: Path, out: Path, address: str) -> list[
     Args:
         settings: the demo's.
         model: folder of the policy to start from.
-        out: folder with data/train.parquet and data/test.parquet; metrics and weights go there too.
+        out: folder with data/train.parquet; metrics and weights go there too.
         address: the draft server, host:port.
     """
     rollout, actor = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
     return [
         f"data.train_files={out}/data/train.parquet",
-        f"data.val_files={out}/data/test.parquet",
+        f"data.val_files={out}/data/train.parquet",
         f"data.train_batch_size={settings.prompts_per_step}",
         f"data.max_prompt_length={settings.prompt_length}",
         f"data.max_response_length={settings.response_length}",
@@ -40,6 +40,8 @@ def arguments(settings: Settings, model: Path, out: Path, address: str) -> list[
         f"actor_rollout_ref.model.path={model}",
         f"{actor}.ppo_mini_batch_size={settings.prompts_per_step // settings.updates_per_step}",
         f"{actor}.ppo_micro_batch_size_per_gpu=32",
+        # verl's default, bfloat16, is slower than float32 on CPUs without its units, and differs from the engine's.
+        f"++{actor}.fsdp_config.mixed_precision={{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}}",
         f"{actor}.optim.lr={settings.learning_rate}",
         f"{rollout}.n={settings.responses_per_prompt}",
         f"{rollout}.temperature={settings.temperature}",

@@ -60,11 +60,13 @@ def test_supervised_examples_take_the_tasks_in_turn():
 def test_reward_reads_the_problem_from_the_data_row(tmp_path):
     import pyarrow.parquet as pq
 
-    train, test = data.write(list(tasks.TASKS.values()), tmp_path, train=6, test=3)
-    rows = pq.read_table(train).to_pylist()
+    data.write(
+        tmp_path / "data" / "train.parquet", data.problems(list(tasks.TASKS.values()), 6), " Be brief."
+    )
+    rows = pq.read_table(tmp_path / "data" / "train.parquet").to_pylist()
     assert len(rows) == 6
-    assert len(pq.read_table(test)) == 3
     for row in rows:
+        assert row["prompt"][0]["content"].endswith(" Be brief.")
         answer = row["reward_model"]["ground_truth"]
         right = reward.compute_score(
             row["data_source"], f"<answer>{answer}</answer>", answer, row["extra_info"]
@@ -73,6 +75,6 @@ def test_reward_reads_the_problem_from_the_data_row(tmp_path):
         assert (right, wrong) == (1.0, 0.0)
 
 
-def test_training_and_test_questions_are_all_different():
-    questions = [row["prompt"][0]["content"] for row in data.rows(list(tasks.TASKS.values()), 200)]
+def test_questions_are_all_different():
+    questions = [entry["question"] for _, entry in data.problems(list(tasks.TASKS.values()), 200)]
     assert len(set(questions)) == 200
