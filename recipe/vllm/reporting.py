@@ -13,12 +13,12 @@ from logging import Logger
 import numpy as np
 import numpy.typing as npt
 
-from redraft._core import SOURCE_HISTORY, SOURCE_LIVE
+from redraft._core import SOURCE_HISTORY, SOURCE_LIVE, SOURCE_SHARED
 from redraft.recipe.vllm.options import Options
 
 Int64Array = npt.NDArray[np.int64]
 
-SOURCES = {"history": SOURCE_HISTORY, "live": SOURCE_LIVE}
+SOURCES = {"history": SOURCE_HISTORY, "live": SOURCE_LIVE, "shared": SOURCE_SHARED}
 """Names of the sources -> their row in the core's counts."""
 
 

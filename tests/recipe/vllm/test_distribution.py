@@ -24,10 +24,11 @@ def outcomes(run_engine, make_tiny_model):
 
 
 def test_drafts_were_verified_and_both_accepted_and_rejected(outcomes):
-    for source in ("history", "live"):
-        counts = outcomes[0]["stats"]
-        drafted, accepted = sum(counts["drafted"][source]), sum(counts["accepted"][source])
-        assert 1000 < accepted < drafted - 1000, source
+    counts = outcomes[0]["stats"]
+    drafted = {source: sum(tokens) for source, tokens in counts["drafted"].items()}
+    accepted = {source: sum(tokens) for source, tokens in counts["accepted"].items()}
+    assert min(accepted["history"], accepted["live"]) > 0  # which source wins depends on when requests end
+    assert 5000 < sum(accepted.values()) < sum(drafted.values()) - 5000
 
 
 def test_texts_have_the_models_probabilities(outcomes):
