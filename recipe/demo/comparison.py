@@ -53,12 +53,14 @@ def compare(
         environment: of the engines.
         report: called before every measurement with what is being done.
     """
-    group = [p for p in prompts[: settings.comparison_prompts] for _ in range(settings.responses_per_prompt)]
-    single = prompts[: settings.single_prompts]
+    size, rounds, group = settings.prompts_per_step, settings.comparison_rounds, settings.responses_per_prompt
+    batches = [[p for p in prompts[i * size : (i + 1) * size] for _ in range(group)] for i in range(rounds)]
+    rest, size = prompts[rounds * size :], settings.single_prompts
+    alone = [rest[i * size : (i + 1) * size] for i in range(settings.single_rounds)]
     singles = epochs_to_time(settings.epochs, settings.single_epochs)
     published = -1
     pairs = []
-    with _engines(settings, model, out, address, group, environment) as engines:
+    with _engines(settings, model, out, address, environment) as engines:
         publisher = Publisher([address], run=RUN)
         try:
             for epoch in range(settings.epochs):
@@ -67,20 +69,17 @@ def compare(
                 published = epoch - 1
                 for engine in engines:
                     engine.load(weights(settings, out, model, epoch))
-                pair = Pair(epoch, len(group), settings.temperature)
-                report(f"epoch {epoch}: {pair.concurrency} requests at once")
-                _measure(settings, engines, group, pair, settings.comparison_rounds)
-                pairs.append(pair)
+                report(f"epoch {epoch}: {settings.concurrency} requests at once")
+                pairs.append(Pair(epoch, settings.concurrency, settings.temperature))
+                _measure(settings, engines, batches, pairs[-1])
                 if epoch in singles:
                     report(f"epoch {epoch}: one request at a time")
-                    pair = Pair(epoch, 1, settings.temperature)
-                    _measure(settings, engines, single, pair, settings.comparison_rounds)
-                    pairs.append(pair)
+                    pairs.append(Pair(epoch, 1, settings.temperature))
+                    _measure(settings, engines, alone, pairs[-1])
             if settings.hard_temperature is not None:
                 report(f"temperature {settings.hard_temperature}, the hard case")
-                pair = Pair(settings.epochs - 1, len(group), settings.hard_temperature)
-                _measure(settings, engines, group, pair, 1)
-                pairs.append(pair)
+                pairs.append(Pair(settings.epochs - 1, settings.concurrency, settings.hard_temperature))
+                _measure(settings, engines, batches[:1], pairs[-1])
         finally:
             publisher.close()
     return pairs
@@ -92,16 +91,13 @@ def _engines(
     model: Path,
     out: Path,
     address: str,
-    prompts: Sequence[Sequence[int]],
     environment: dict[str, str],
 ) -> Iterator[tuple[EngineProcess, EngineProcess]]:
     """Start the engine with drafting and the plain one, warm both up, end both."""
     common = {
         "model": str(model),
         "max_model_len": settings.max_model_len,
-        "max_num_seqs": max(
-            settings.concurrency, settings.comparison_prompts * settings.responses_per_prompt
-        ),
+        "max_num_seqs": settings.concurrency,
     }
     plain = EngineProcess(EngineSettings(**common), out / "engine-plain.log", environment)
     drafting = EngineProcess(
@@ -113,7 +109,8 @@ def _engines(
         for engine in (drafting, plain):
             engine.ready()
             # The first steps of an engine pay for what it prepares lazily.
-            engine.generate(prompts, temperature=1.0, max_tokens=16, concurrency=len(prompts))
+            nonsense = [[i % 50 + 3] * 16 for i in range(settings.concurrency)]
+            engine.generate(nonsense, temperature=1.0, max_tokens=16, concurrency=len(nonsense))
         yield drafting, plain
     finally:
         drafting.close()
@@ -123,11 +120,15 @@ def _engines(
 def _measure(
     settings: Settings,
     engines: tuple[EngineProcess, EngineProcess],
-    prompts: Sequence[Sequence[int]],
+    rounds: Sequence[Sequence[Sequence[int]]],
     pair: Pair,
-    rounds: int,
 ) -> None:
-    for turn in range(rounds):
+    """Fill `pair`, a round for each set of prompts.
+
+    Every round has prompts of its own: the engine's drafter learns from all that it sees, and a prompt that comes
+    again with the same weights would flatter it.
+    """
+    for turn, prompts in enumerate(rounds):
         sides = [(engines[0], pair.drafting), (engines[1], pair.plain)]
         # Whoever goes second finds warmer caches: take turns at that too.
         for engine, measurements in sides if turn % 2 == 0 else sides[::-1]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from rich import box
 from rich.table import Table
 
 from redraft._version import __version__
@@ -162,13 +163,16 @@ def verdicts(report: Report) -> list[str]:
 def table(report: Report) -> Table:
     """Return the epochs as a table for the terminal."""
     sources = sorted({source for epoch in report["epochs"] for source in epoch["by_source"]})
-    rendered = Table(title=f"{report['settings']['model']}: {report['concurrency']} requests at once")
-    for heading in ("epoch", "reward", "mean acceptance\nlength", "acceptance\nrate"):
-        rendered.add_column(heading, justify="right")
-    for source in sources:
-        rendered.add_column(f"accepted from\n{source}", justify="right")
-    for heading in ("drafting\ntokens/s", "plain\ntokens/s", "speed-up"):
-        rendered.add_column(heading, justify="right")
+    # Narrow, so that it fits into 80 columns.
+    rendered = Table(
+        title=f"{report['settings']['model']}, {report['concurrency']} requests at once",
+        caption="length: mean acceptance length; rate: accepted of drafted tokens; from ...: share of the accepted",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+    )
+    headings = ["epoch", "reward", "mean\nlength", "\nrate", *(f"from\n{source}" for source in sources)]
+    for heading in [*headings, "drafting\ntokens/s", "plain\ntokens/s", "speed-up"]:
+        rendered.add_column(heading, justify="right", no_wrap=True)
     for epoch in report["epochs"]:
         fast, plain = epoch["tokens_per_second"], epoch["plain_tokens_per_second"]
         rendered.add_row(

@@ -30,12 +30,13 @@ class Settings:
     response_length: int
     draft_tokens: int
     """Most draft tokens for a request in one engine step."""
-    comparison_prompts: int
-    """Prompts of the comparison with plain decoding at the demo's concurrency, a group each."""
     comparison_rounds: int
-    """Times that each side of the comparison is measured; the report has the medians."""
+    """Times that drafting and plain decoding are compared at the demo's concurrency, for every epoch; each time with
+    other prompts. The report has the medians."""
+    single_rounds: int
+    """Likewise for one request at a time."""
     single_prompts: int
-    """Prompts that are generated one at a time."""
+    """Prompts of such a round."""
     single_epochs: int
     """Epochs with a measurement of one request at a time: first, last and evenly between."""
     instruction: str = ""
@@ -81,16 +82,16 @@ def _tiny(small: bool) -> Settings:
         prompt_length=64,
         response_length=192,
         draft_tokens=8,
-        comparison_prompts=8,
         comparison_rounds=3,
-        single_prompts=6,
+        single_rounds=4,
+        single_prompts=2,
         single_epochs=3,
     )
     if not small:
         return settings
     policy = replace(settings.policy, examples=settings.policy.examples // 3)
     return replace(
-        settings, policy=policy, epochs=3, prompts=16, comparison_rounds=1, single_prompts=3, single_epochs=2
+        settings, policy=policy, epochs=3, prompts=16, comparison_rounds=1, single_rounds=2, single_epochs=2
     )
 
 
@@ -108,11 +109,11 @@ def _smollm2(small: bool) -> Settings:
         prompt_length=96,
         response_length=96,
         draft_tokens=6,
-        comparison_prompts=2,
         comparison_rounds=1,
-        single_prompts=2,
+        single_rounds=2,
+        single_prompts=1,
         single_epochs=2,
         instruction=" Show your steps in short. End with <answer>the number</answer>.",
         hard_temperature=1.0,
     )
-    return replace(settings, epochs=2, prompts=2, response_length=48) if small else settings
+    return replace(settings, epochs=2, response_length=48) if small else settings
