@@ -25,6 +25,8 @@ class Settings:
     """Group size of GRPO."""
     temperature: float
     learning_rate: float
+    warmup_steps: int
+    """Training steps over which the learning rate rises: Adam's first steps are mostly noise."""
     updates_per_step: int
     prompt_length: int
     response_length: int
@@ -73,25 +75,26 @@ def _tiny(small: bool) -> Settings:
         model="tiny",
         tasks=tuple(TASKS.values()),
         epochs=6,
-        prompts=32,
-        prompts_per_step=8,
-        responses_per_prompt=8,
+        prompts=16,
+        prompts_per_step=4,
+        responses_per_prompt=16,
         temperature=1.0,
-        learning_rate=3e-4,
+        learning_rate=1e-4,
+        warmup_steps=4,
         updates_per_step=2,
         prompt_length=64,
         response_length=192,
         draft_tokens=8,
         comparison_rounds=3,
         single_rounds=4,
-        single_prompts=2,
+        single_prompts=1,
         single_epochs=3,
     )
     if not small:
         return settings
     policy = replace(settings.policy, examples=settings.policy.examples // 3)
     return replace(
-        settings, policy=policy, epochs=3, prompts=16, comparison_rounds=1, single_rounds=2, single_epochs=2
+        settings, policy=policy, epochs=3, prompts=8, comparison_rounds=1, single_rounds=2, single_epochs=2
     )
 
 
@@ -105,6 +108,7 @@ def _smollm2(small: bool) -> Settings:
         responses_per_prompt=8,
         temperature=0.6,
         learning_rate=1e-5,
+        warmup_steps=1,
         updates_per_step=1,
         prompt_length=96,
         response_length=96,

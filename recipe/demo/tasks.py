@@ -43,10 +43,17 @@ class Task:
 
 
 def _write(opening: tuple[str, str, str], steps: list[str], answer: int, style: int) -> str:
-    """Lay the steps out in one of three styles, as a corpus from several hands would."""
+    """Lay the steps out in one of three styles, as a corpus from several hands would.
+
+    Only the second style ends with the tags that the reward looks for. So the trained policy often reasons well and
+    scores nothing, and to answer in the wanted form is the first thing that reinforcement learning teaches it, as
+    it is with large models; to reason better takes far more steps than a demo has.
+    """
     lines = [opening[style], *((step, f"Then {step}.", f"- {step}")[style] for step in steps)]
-    closing = ("So the answer is", "Therefore:", "Result:")[style]
-    return "\n".join([*lines, f"{closing} <answer>{answer}</answer>"])
+    closing = (f"So the answer is {answer}.", f"Therefore: <answer>{answer}</answer>", f"Result: {answer}")[
+        style
+    ]
+    return "\n".join([*lines, closing])
 
 
 def solve_chain_sum(entry: Entry, rng: Random) -> str:

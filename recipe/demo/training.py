@@ -43,6 +43,7 @@ def arguments(settings: Settings, model: Path, out: Path, address: str) -> list[
         # verl's default, bfloat16, is slower than float32 on CPUs without its units, and differs from the engine's.
         f"++{actor}.fsdp_config.mixed_precision={{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}}",
         f"{actor}.optim.lr={settings.learning_rate}",
+        f"{actor}.optim.lr_warmup_steps={settings.warmup_steps}",
         f"{rollout}.n={settings.responses_per_prompt}",
         f"{rollout}.temperature={settings.temperature}",
         f"{rollout}.max_model_len={settings.max_model_len}",

@@ -15,10 +15,15 @@ def problems(task, count, seed=tasks.TRAIN_SEED):
     return list(islice(task.problems(seed), count))
 
 
-def test_worked_solutions_score_full_marks(task):
+def test_worked_solutions_are_right_and_those_in_the_wanted_form_score_full_marks(task):
     rng = Random(0)
+    forms = []
     for entry in problems(task, 300):
-        assert tasks.score(task.name, task.solve(entry, rng), entry) == 1.0
+        solution = task.solve(entry, rng)
+        assert solution.rstrip(".").removesuffix("</answer>").endswith(entry["answer"])
+        forms.append("<answer>" in solution)
+        assert tasks.score(task.name, solution, entry) == float(forms[-1])
+    assert 0.2 < sum(forms) / len(forms) < 0.5
 
 
 def test_every_step_of_a_worked_solution_is_true(task):
@@ -35,7 +40,8 @@ def test_every_step_of_a_worked_solution_is_true(task):
 
 def test_wrong_and_missing_answers_score_less(task):
     entry = problems(task, 1)[0]
-    right = task.solve(entry, Random(0))
+    right = next(text for seed in range(100) if "<answer>" in (text := task.solve(entry, Random(seed))))
+    assert tasks.score(task.name, right, entry) == 1.0
     assert tasks.score(task.name, right.replace("<answer>", "<answer>7"), entry) < 1.0
     assert tasks.score(task.name, right.replace("<answer>", ""), entry) == 0.0
     assert tasks.score(task.name, "", entry) == 0.0
