@@ -41,7 +41,13 @@ COLUMNS = [
 @click.option(
     "--prompts", type=click.IntRange(1), default=8, show_default=True, help="Prompts to read of each file."
 )
-@click.option("--largest", type=click.IntRange(10_000), default=1_000_000, show_default=True, help="Most tokens of a synthetic trace.")  # fmt: skip
+@click.option(
+    "--largest",
+    type=click.IntRange(10_000),
+    default=1_000_000,
+    show_default=True,
+    help="Most tokens of a synthetic trace.",
+)
 @click.option("--synthetic/--no-synthetic", default=True, help="Also measure synthetic traces.")
 @click.option("--peers/--no-peers", default=True, help="Also measure the peers that are installed.")
 @click.option(
