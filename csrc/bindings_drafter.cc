@@ -122,7 +122,7 @@ void bind_drafter(py::module_& module) {
 
   py::class_<Drafter>(module, "Drafter", py::is_final())
       .def(py::init(&make_drafter), py::kw_only(), py::arg("min_survival") = 0.25f,
-           py::arg("num_threads") = 1, py::arg("policy") = "blend", py::arg("without") = py::tuple())
+           py::arg("num_threads") = 1, py::arg("policy") = "longest", py::arg("without") = py::tuple())
       .def("set_min_survival", &Drafter::set_min_survival, py::arg("min_survival"), release())
       .def("calibration", [](const Drafter& drafter) { return to_array(drafter.calibration()); })
       .def(

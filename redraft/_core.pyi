@@ -201,7 +201,7 @@ class Drafter:
         *,
         min_survival: float = 0.25,
         num_threads: int = 1,
-        policy: str = "blend",
+        policy: str = "longest",
         without: Sequence[str] = (),
     ) -> None:
         """Make a drafter without requests.
