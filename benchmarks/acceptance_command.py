@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def acceptance(
                     trace,
                     all_drafters(baselines, ablations),
                     options,
-                    progress=lambda tokens, task=task: progress.advance(task, tokens),
+                    progress=partial(progress.advance, task),
                 )
             except RedraftError as error:
                 raise click.ClickException(str(error)) from None

@@ -11,6 +11,7 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -214,7 +215,7 @@ def measure(trace: Trace, report: Callable[[str], None] = lambda _: None) -> Res
     tokens = trace.num_tokens
     result = Result(trace.name, tokens)
     report("build")
-    seconds = sum(cpu_seconds(lambda g=group: build(g.responses)) for group in trace.groups)  # type: ignore[misc]
+    seconds = float(sum(cpu_seconds(partial(build, group.responses)) for group in trace.groups))
     indexes = [build(group.responses) for group in trace.groups]
     largest = max(indexes, key=lambda index: index.nbytes)
     result = replace(
@@ -231,7 +232,7 @@ def measure(trace: Trace, report: Callable[[str], None] = lambda _: None) -> Res
     live_bytes = 0
     for group in trace.groups:
         kept: list[LiveIndex] = []
-        seconds += cpu_seconds(lambda g=group, k=kept: k.append(grow(g)), 2)  # type: ignore[misc]
+        seconds += cpu_seconds(lambda: kept.append(grow(group)), 2)  # noqa: B023 called at once
         seconds -= append_overhead(group)
         live_bytes += kept[-1].nbytes
     prompts = sum(len(group.prompt) for group in trace.groups)

@@ -26,7 +26,7 @@ def find_arctic() -> ModuleType | None:
         from arctic_inference.suffix_decoding import _C
     except ImportError:
         return None
-    return _C  # type: ignore[no-any-return]
+    return _C
 
 
 def find_reference() -> ModuleType | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from redraft.client import Publisher
 from redraft.recipe.demo.engine import EngineProcess, EngineSettings
@@ -94,7 +95,7 @@ def _engines(
     environment: dict[str, str],
 ) -> Iterator[tuple[EngineProcess, EngineProcess]]:
     """Start the engine with drafting and the plain one, warm both up, end both."""
-    common = {
+    common: dict[str, Any] = {
         "model": str(model),
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.concurrency,

@@ -16,7 +16,8 @@ from redraft.client import DraftClient
 from redraft.errors import RedraftError
 from redraft.recipe.cpu.environment import variables, write_metadata
 from redraft.recipe.demo import data, policy, report, selection, smollm2, training
-from redraft.recipe.demo.comparison import Pair, compare
+from redraft.recipe.demo.comparison import compare
+from redraft.recipe.demo.pair import Pair
 from redraft.recipe.demo.progress import Display
 from redraft.recipe.demo.server import draft_server, responses
 from redraft.recipe.demo.settings import Settings

@@ -18,7 +18,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from redraft import SOURCE_HISTORY, SOURCE_LIVE, SOURCE_NONE, Drafter, FrozenIndex, LiveIndex
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from reference import START, Context, FrozenReference, LiveReference  # noqa: E402
+from reference import START, Context, FrozenReference, LiveReference
 
 EXAMPLES = int(os.environ.get("REDRAFT_EXAMPLES", "100"))
 thorough = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
