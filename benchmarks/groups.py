@@ -14,10 +14,11 @@ import numpy.typing as npt
 import zstandard
 
 from redraft.errors import InvalidArgument, NotFound
-from redraft.recipe.demo.smollm2 import FOLDER
 
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
+
+DEMO_MODEL = "SmolLM2-135M-Instruct"  # what `redraft demo` prepares, in the same folder
 
 LONGEST_RESPONSE = 12_000  # tokens; longer ones are cut
 
@@ -63,7 +64,7 @@ def find_tokenizer(path: Path | None) -> Path:
     """
     import os
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "redraft" / FOLDER
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "redraft" / DEMO_MODEL
     chosen = path if path is not None else cache
     file = chosen / "tokenizer.json" if chosen.is_dir() or path is None else chosen
     if not file.is_file():

@@ -1,8 +1,10 @@
 #include "csrc/drafter.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <string>
+#include <unordered_map>
 #include <utility>
 
 #include "csrc/error.h"
@@ -18,7 +20,7 @@ constexpr uint32_t kSlotMask = (1u << kSlotBits) - 1;
 }  // namespace
 
 Drafter::Drafter(float min_survival, int num_threads, const BlendOptions* policy)
-    : min_survival_(min_survival), num_threads_(num_threads) {
+    : min_survival_(min_survival), pool_(std::clamp(num_threads, 1, 256)) {
   if (!(min_survival >= 0 && min_survival <= 1)) throw_invalid("min_survival: must be from 0 to 1");
   if (num_threads < 1) throw_invalid("num_threads: must be >= 1");
   if (policy != nullptr) policy_ = std::make_unique<BlendPolicy>(*policy);
@@ -196,9 +198,9 @@ void Drafter::account(Request& request, std::span<const int32_t> tokens) {
   request.source = Source::kNone;
 }
 
-void Drafter::accept(Request& request, std::span<const int32_t> tokens) {
-  request.tokens.insert(request.tokens.end(), tokens.begin(), tokens.end());
-  if (policy_) policy_->observe(request.tokens, tokens.size());
+// Threads may accept for requests of different live indexes at the same time. True when the live source was
+// lost.
+bool Drafter::accept(Request& request, std::span<const int32_t> tokens) {
   if (request.history) request.contexts.advance(*request.history, tokens);
   if (request.live_open && !tokens.empty()) {
     const auto guard = request.live->guard();
@@ -207,9 +209,102 @@ void Drafter::accept(Request& request, std::span<const int32_t> tokens) {
     } else {  // from here on this request drafts from its history alone
       request.live->end_sequence(request.sequence);
       request.live_open = false;
-      ++stats_.live_dropped;
+      return true;
     }
   }
+  return false;
+}
+
+void Drafter::accept_all(std::span<Request* const> rows, std::span<const int32_t> tokens,
+                         std::span<const int32_t> offsets) {
+  const auto added = [&](size_t row) {
+    return tokens.subspan(offsets[row], offsets[row + 1] - offsets[row]);
+  };
+  for (size_t row = 0; row < rows.size(); ++row) {
+    std::vector<int32_t>& text = rows[row]->tokens;
+    text.insert(text.end(), added(row).begin(), added(row).end());
+    if (policy_) policy_->observe(text, added(row).size());
+  }
+  // One thread takes all requests of a live index, in the order of rows: so the result does not depend on
+  // threads.
+  std::vector<int> thread_of(rows.size(), 0);
+  if (pool_.size() > 1) {
+    std::unordered_map<const LiveIndex*, int> threads;
+    for (size_t row = 0; row < rows.size(); ++row) {
+      const int next = static_cast<int>(threads.size()) % pool_.size();
+      thread_of[row] = threads.try_emplace(rows[row]->live.get(), next).first->second;
+    }
+  }
+  std::atomic<int64_t> dropped{0};
+  pool_.run([&](int thread) {
+    for (size_t row = 0; row < rows.size(); ++row) {
+      if (thread_of[row] == thread && accept(*rows[row], added(row))) ++dropped;
+    }
+  });
+  stats_.live_dropped += dropped;
+}
+
+// Appends rows [begin, end) of the batch.
+void Drafter::draft_rows(std::span<Request* const> rows, std::span<const int32_t> horizons, size_t begin,
+                         size_t end, DraftBatch& batch) {
+  Draft history;
+  Draft live;
+  for (size_t row = begin; row < end; ++row) {
+    Request& request = *rows[row];
+    const DraftLimits limits{static_cast<uint32_t>(horizons[row]), min_survival_};
+    history.clear();
+    live.clear();
+    if (limits.horizon > 0 && policy_) {
+      draft_blended(request, limits.horizon, live);
+    } else if (limits.horizon > 0) {
+      if (request.history) draft_from_history(*request.history, request.contexts.first, limits, history);
+      if (request.live_open) {
+        const auto guard = request.live->guard();
+        draft_from_live(*request.live, request.sequence, limits, live);
+      }
+    }
+    const Draft& draft = history.expected > live.expected ? history : live;
+    const bool drafted = !draft.tokens.empty();
+    batch.tokens.insert(batch.tokens.end(), draft.tokens.begin(), draft.tokens.end());
+    batch.probabilities.insert(batch.probabilities.end(), draft.probabilities.begin(),
+                               draft.probabilities.end());
+    batch.offsets.push_back(static_cast<int32_t>(batch.tokens.size()));
+    batch.sources.push_back(static_cast<uint8_t>(drafted ? draft.source : Source::kNone));
+    batch.match_lengths.push_back(drafted ? static_cast<int32_t>(draft.match_length) : 0);
+  }
+}
+
+DraftBatch Drafter::draft_all(std::span<Request* const> rows, std::span<const int32_t> horizons) {
+  // The blending policy is one object for all requests, so it drafts on one thread.
+  const size_t parts = policy_ ? 1 : static_cast<size_t>(pool_.size());
+  std::vector<DraftBatch> drafted(parts);
+  const auto part = [&](int number) {
+    DraftBatch& batch = drafted[number];
+    const size_t begin = rows.size() * number / parts;
+    const size_t end = rows.size() * (number + 1) / parts;
+    batch.offsets.reserve(end - begin + 1);
+    batch.sources.reserve(end - begin);
+    batch.match_lengths.reserve(end - begin);
+    if (number == 0) batch.offsets.push_back(0);
+    draft_rows(rows, horizons, begin, end, batch);
+  };
+  if (parts == 1) {
+    part(0);
+  } else {
+    pool_.run(part);
+  }
+  DraftBatch& batch = drafted[0];
+  for (size_t number = 1; number < parts; ++number) {
+    const DraftBatch& more = drafted[number];
+    const int32_t first = static_cast<int32_t>(batch.tokens.size());
+    for (const int32_t offset : more.offsets) batch.offsets.push_back(first + offset);
+    const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+    append(batch.tokens, more.tokens);
+    append(batch.probabilities, more.probabilities);
+    append(batch.sources, more.sources);
+    append(batch.match_lengths, more.match_lengths);
+  }
+  return std::move(batch);
 }
 
 void Drafter::draft_blended(Request& request, uint32_t horizon, Draft& draft) {
@@ -257,40 +352,10 @@ DraftBatch Drafter::step(std::span<const int32_t> requests, std::span<const int3
   for (const int32_t request : requests) rows.push_back(&find(request));
   // All tokens go in before anything is drafted: what a sibling wrote in this very step already helps.
   for (size_t row = 0; row < rows.size(); ++row) {
-    const auto added = tokens.subspan(offsets[row], offsets[row + 1] - offsets[row]);
-    account(*rows[row], added);
-    accept(*rows[row], added);
+    account(*rows[row], tokens.subspan(offsets[row], offsets[row + 1] - offsets[row]));
   }
-  DraftBatch batch;
-  batch.offsets.reserve(rows.size() + 1);
-  batch.sources.reserve(rows.size());
-  batch.match_lengths.reserve(rows.size());
-  batch.offsets.push_back(0);
-  Draft history;
-  Draft live;
-  for (size_t row = 0; row < rows.size(); ++row) {
-    Request& request = *rows[row];
-    const DraftLimits limits{static_cast<uint32_t>(horizons[row]), min_survival_};
-    history.clear();
-    live.clear();
-    if (limits.horizon > 0 && policy_) {
-      draft_blended(request, limits.horizon, live);
-    } else if (limits.horizon > 0) {
-      if (request.history) draft_from_history(*request.history, request.contexts.first, limits, history);
-      if (request.live_open) {
-        const auto guard = request.live->guard();
-        draft_from_live(*request.live, request.sequence, limits, live);
-      }
-    }
-    const Draft& draft = history.expected > live.expected ? history : live;
-    const bool drafted = !draft.tokens.empty();
-    batch.tokens.insert(batch.tokens.end(), draft.tokens.begin(), draft.tokens.end());
-    batch.probabilities.insert(batch.probabilities.end(), draft.probabilities.begin(),
-                               draft.probabilities.end());
-    batch.offsets.push_back(static_cast<int32_t>(batch.tokens.size()));
-    batch.sources.push_back(static_cast<uint8_t>(drafted ? draft.source : Source::kNone));
-    batch.match_lengths.push_back(drafted ? static_cast<int32_t>(draft.match_length) : 0);
-  }
+  accept_all(rows, tokens, offsets);
+  DraftBatch batch = draft_all(rows, horizons);
   apply_budget(batch, budget);
   for (size_t row = 0; row < rows.size(); ++row) {
     rows[row]->source = static_cast<Source>(batch.sources[row]);

@@ -12,6 +12,7 @@
 #include "csrc/policy.h"
 #include "csrc/policy_blend.h"
 #include "csrc/sources.h"
+#include "csrc/thread_pool.h"
 
 namespace redraft {
 
@@ -78,12 +79,17 @@ class Drafter {
   void check_step(std::span<const int32_t> requests, std::span<const int32_t> tokens,
                   std::span<const int32_t> offsets, std::span<const int32_t> horizons, int64_t budget) const;
   void account(Request& request, std::span<const int32_t> tokens);
-  void accept(Request& request, std::span<const int32_t> tokens);
+  static bool accept(Request& request, std::span<const int32_t> tokens);
+  void accept_all(std::span<Request* const> rows, std::span<const int32_t> tokens,
+                  std::span<const int32_t> offsets);
+  void draft_rows(std::span<Request* const> rows, std::span<const int32_t> horizons, size_t begin, size_t end,
+                  DraftBatch& batch);
+  DraftBatch draft_all(std::span<Request* const> rows, std::span<const int32_t> horizons);
   void draft_blended(Request& request, uint32_t horizon, Draft& draft);
   void apply_budget(DraftBatch& batch, int64_t budget) const;
 
   float min_survival_;
-  int num_threads_;
+  ThreadPool pool_;
   std::unique_ptr<BlendPolicy> policy_;
   std::vector<Request> slots_;
   std::vector<uint32_t> free_slots_;
