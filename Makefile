@@ -13,9 +13,10 @@ PYTEST_ARGS ?=
 demo: $(VENV)/.installed
 	$(BIN)/redraft demo
 
+# Tests run from inside $(VENV), where no folder of the checkout can be imported in place of the installed wheel.
 ## test: everything that runs without a GPU, against the wheel built from the source distribution
 test: $(VENV)/.installed test-native
-	$(BIN)/pytest $(PYTEST_ARGS)
+	cd $(VENV) && $(abspath $(BIN))/pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests $(PYTEST_ARGS)
 
 ## test-native: the C++ tests under AddressSanitizer + UBSan, then ThreadSanitizer
 test-native: $(VENV)/.dependencies

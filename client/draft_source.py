@@ -290,6 +290,8 @@ class DraftSource:
         try:
             for position, header, blob in _assemble(answers, len(entries), self._memory_bytes):
                 entry = entries[position]
+                with self._changed:  # before anybody can see the answer: `available` is true once `wait` returns
+                    self._said.discard(f"down {address}")
                 try:
                     self._accept(entry, header, blob)
                 except DataLoss as error:
@@ -306,7 +308,6 @@ class DraftSource:
             answers.cancel()
         with self._changed:
             self._fetch_seconds += time.monotonic() - started
-            self._said.discard(f"down {address}")
         return corrupt
 
     def _accept(
