@@ -17,6 +17,21 @@ namespace {
 constexpr uint32_t kSlotBits = 23;
 constexpr uint32_t kSlotMask = (1u << kSlotBits) - 1;
 
+// Holds the guard of one live index at a time; siblings stand side by side in most batches.
+class Held {
+ public:
+  void hold(const LiveIndex& live) {
+    if (&live == live_) return;
+    guard_ = {};
+    guard_ = live.guard();
+    live_ = &live;
+  }
+
+ private:
+  const LiveIndex* live_ = nullptr;
+  std::unique_lock<std::mutex> guard_;
+};
+
 }  // namespace
 
 Drafter::Drafter(float min_survival, int num_threads, const BlendOptions* policy)
@@ -198,21 +213,22 @@ void Drafter::account(Request& request, std::span<const int32_t> tokens) {
   request.source = Source::kNone;
 }
 
-// Threads may accept for requests of different live indexes at the same time. True when the live source was
-// lost.
-bool Drafter::accept(Request& request, std::span<const int32_t> tokens) {
-  if (request.history) request.contexts.advance(*request.history, tokens);
-  if (request.live_open && !tokens.empty()) {
-    const auto guard = request.live->guard();
-    if (request.live->has_room(tokens.size())) {
-      request.live->append(request.sequence, tokens);
-    } else {  // from here on this request drafts from its history alone
-      request.live->end_sequence(request.sequence);
-      request.live_open = false;
-      return true;
-    }
+// Threads may accept for requests of different live indexes at the same time; the caller holds the index's
+// guard. True when the live source was lost.
+bool Drafter::accept(Request& request, std::span<const int32_t> tokens) const {
+  if (request.history && policy_) {
+    request.contexts.advance(*request.history, tokens);
+  } else if (request.history) {  // the longest match is all that is looked at
+    request.history->advance(request.contexts.first, tokens);
   }
-  return false;
+  if (!request.live_open || tokens.empty()) return false;
+  if (request.live->has_room(tokens.size())) {
+    request.live->append(request.sequence, tokens);
+    return false;
+  }
+  request.live->end_sequence(request.sequence);  // from here on this request drafts from its history alone
+  request.live_open = false;
+  return true;
 }
 
 void Drafter::accept_all(std::span<Request* const> rows, std::span<const int32_t> tokens,
@@ -237,8 +253,14 @@ void Drafter::accept_all(std::span<Request* const> rows, std::span<const int32_t
   }
   std::atomic<int64_t> dropped{0};
   pool_.run([&](int thread) {
+    Held held;
     for (size_t row = 0; row < rows.size(); ++row) {
-      if (thread_of[row] == thread && accept(*rows[row], added(row))) ++dropped;
+      if (thread_of[row] != thread) continue;
+      held.hold(*rows[row]->live);
+      if (row + 1 < rows.size() && rows[row + 1]->live == rows[row]->live) {
+        rows[row + 1]->live->prefetch(rows[row + 1]->sequence);
+      }
+      if (accept(*rows[row], added(row))) ++dropped;
     }
   });
   stats_.live_dropped += dropped;
@@ -247,6 +269,7 @@ void Drafter::accept_all(std::span<Request* const> rows, std::span<const int32_t
 // Appends rows [begin, end) of the batch.
 void Drafter::draft_rows(std::span<Request* const> rows, std::span<const int32_t> horizons, size_t begin,
                          size_t end, DraftBatch& batch) {
+  Held held;
   Draft history;
   Draft live;
   for (size_t row = begin; row < end; ++row) {
@@ -259,7 +282,7 @@ void Drafter::draft_rows(std::span<Request* const> rows, std::span<const int32_t
     } else if (limits.horizon > 0) {
       if (request.history) draft_from_history(*request.history, request.contexts.first, limits, history);
       if (request.live_open) {
-        const auto guard = request.live->guard();
+        held.hold(*request.live);
         draft_from_live(*request.live, request.sequence, limits, live);
       }
     }
@@ -308,13 +331,13 @@ DraftBatch Drafter::draft_all(std::span<Request* const> rows, std::span<const in
 }
 
 void Drafter::draft_blended(Request& request, uint32_t horizon, Draft& draft) {
+  Held held;
   BlendPolicy::Context context;
   context.history = request.history.get();
   context.frozen = request.contexts;
   context.response = request.tokens;
-  std::unique_lock<std::mutex> guard;
   if (request.live_open) {
-    guard = request.live->guard();
+    held.hold(*request.live);
     context.live = request.live.get();
     context.sequence = request.sequence;
   }

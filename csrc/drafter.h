@@ -79,7 +79,7 @@ class Drafter {
   void check_step(std::span<const int32_t> requests, std::span<const int32_t> tokens,
                   std::span<const int32_t> offsets, std::span<const int32_t> horizons, int64_t budget) const;
   void account(Request& request, std::span<const int32_t> tokens);
-  static bool accept(Request& request, std::span<const int32_t> tokens);
+  bool accept(Request& request, std::span<const int32_t> tokens) const;
   void accept_all(std::span<Request* const> rows, std::span<const int32_t> tokens,
                   std::span<const int32_t> offsets);
   void draft_rows(std::span<Request* const> rows, std::span<const int32_t> horizons, size_t begin, size_t end,

@@ -58,9 +58,10 @@ bool LiveIndex::has_room(uint64_t tokens) const {
   if (damaged_) return false;
   if (states_.size() + 2 * tokens >= kNone || pairs_.size() + 4 * tokens >= uint64_t{1} << kIndexBits)
     return false;
-  // Arrays grow by an eighth; the largest block, most often the root's, may move to one of twice its size.
+  if (memory_limit_ == 0) return true;
+  // The largest block, most often the root's, may move to one of twice its size.
   const uint64_t used = nbytes() + 2 * largest_block_ * sizeof(Transition);
-  return memory_limit_ == 0 || used + used / 8 + tokens * kBytesPerToken <= memory_limit_;
+  return used + used / 8 + tokens * kBytesPerToken <= memory_limit_;
 }
 
 uint64_t LiveIndex::nbytes() const {
