@@ -40,7 +40,7 @@ class PolicyConfig:
     heads: int = 6
     key_value_heads: int = 6
     positions: int = 512
-    examples: int = 11_200
+    examples: int = 7_200
     batch: int = 8
     muon_lr: float = 2e-2
     adamw_lr: float = 3e-3

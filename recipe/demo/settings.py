@@ -79,7 +79,7 @@ def _tiny(small: bool) -> Settings:
         prompts_per_step=4,
         responses_per_prompt=16,
         temperature=1.0,
-        learning_rate=1e-4,
+        learning_rate=2e-4,
         warmup_steps=4,
         updates_per_step=2,
         prompt_length=64,

@@ -56,20 +56,6 @@ def _write(opening: tuple[str, str, str], steps: list[str], answer: int, style: 
     return "\n".join([*lines, closing])
 
 
-def solve_chain_sum(entry: Entry, rng: Random) -> str:
-    """Add from left to right: first the tens of a term, then its ones."""
-    first, *rest = entry["metadata"]["expression"].split(" ")
-    total, steps = int(first), []
-    for sign, term in zip(rest[::2], rest[1::2], strict=True):
-        parts = []
-        for part in _tens_and_ones(int(term)):
-            before, total = total, total + part if sign == "+" else total - part
-            parts.append(f"{before} {sign} {part} = {total}")
-        steps.append(", ".join(parts))
-    opening = ("We add step by step.", f"Start with {first}.", "Working from left to right:")
-    return _write(opening, steps, total, rng.randrange(3))
-
-
 def solve_gcd(entry: Entry, rng: Random) -> str:
     """Euclid's algorithm, one division a line."""
     a, b = sorted(entry["metadata"]["numbers"], reverse=True)
@@ -101,9 +87,6 @@ def _tens_and_ones(number: int) -> list[int]:
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task(
-            "chain_sum", {"min_terms": 3, "max_terms": 5, "min_digits": 2, "max_digits": 2}, solve_chain_sum
-        ),
         Task("gcd", {"max_value": 100}, solve_gcd),
         Task(
             "products",

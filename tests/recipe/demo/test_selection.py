@@ -2,7 +2,7 @@ import pytest
 
 from redraft.recipe.demo import policy, selection
 
-NAMES = ["gcd", "products", "chain_sum"] * 4
+NAMES = ["gcd", "products", "sums"] * 4
 
 
 def test_prompts_that_are_solved_sometimes_come_first():
