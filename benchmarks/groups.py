@@ -78,7 +78,7 @@ def find_tokenizer(path: Path | None) -> Path:
 def open_text(path: Path) -> io.TextIOBase:
     """Open a text file for reading, through gzip or zstd when its name ends so."""
     if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path), encoding="utf-8")  # type: ignore[arg-type]
+        return io.TextIOWrapper(gzip.open(path), encoding="utf-8")
     if path.suffix == ".zst":
         return io.TextIOWrapper(zstandard.open(path), encoding="utf-8")
     return path.open(encoding="utf-8")

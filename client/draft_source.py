@@ -290,7 +290,8 @@ class DraftSource:
         try:
             for position, header, blob in _assemble(answers, len(entries), self._memory_bytes):
                 entry = entries[position]
-                with self._changed:  # before anybody can see the answer: `available` is true once `wait` returns
+                # Before anybody can see the answer: once `wait` returns, `available` is true.
+                with self._changed:
                     self._said.discard(f"down {address}")
                 try:
                     self._accept(entry, header, blob)
