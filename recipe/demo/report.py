@@ -123,6 +123,11 @@ def _step(line: MetricsLine) -> dict[str, Any]:
     return {name: line.get(name) for name in names}
 
 
+REWARD_NOISE = 0.06
+"""Twice the standard error of the difference of two epochs' means: 256 rewards of 0 or 1 each, a mean near 0.15 to
+0.3. Groups share a prompt in both epochs, so the prompts' own differences cancel."""
+
+
 def verdicts(report: Report) -> list[str]:
     """Return what the figures say, one sentence each, whichever way they fell."""
     epochs = report["epochs"]
@@ -137,7 +142,9 @@ def verdicts(report: Report) -> list[str]:
                 f"Mean acceptance length is {start:.2f} in epoch 0 and {min(lengths):.2f} to {max(lengths):.2f} after "
                 f"it, {word} epoch 0."
             )
-        word = "rose" if epochs[-1]["reward"] > first["reward"] else "did not rise"
+        gain = epochs[-1]["reward"] - first["reward"]
+        word = "rose" if gain > REWARD_NOISE else "did not fall, but rose no more than chance can explain"
+        word = "did not rise" if gain <= 0 else word
         sentences.append(
             f"The mean reward {word}: {first['reward']:.3f} in epoch 0, {epochs[-1]['reward']:.3f} at the end."
         )
