@@ -1,17 +1,15 @@
 #include "csrc/frozen_builder.h"
 
-#include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <memory_resource>
 #include <string>
 
 #include "csrc/checksum.h"
 #include "csrc/error.h"
 #include "csrc/frozen_format.h"
+#include "csrc/frozen_input.h"
 #include "csrc/memory.h"
+#include "csrc/next_smaller.h"
 #include "csrc/suffix_array.h"
 
 namespace redraft {
@@ -19,101 +17,6 @@ namespace {
 
 constexpr uint32_t kNone = 0xFFFFFFFFu;
 constexpr uint32_t kAhead = 16;  // entries that the sequential passes prefetch ahead of random reads
-
-// Finds the next entry at or below a bound, by minima of 64, 64^2 and 64^3 entries.
-class NextSmaller {
- public:
-  NextSmaller(std::span<const uint32_t> values, std::pmr::memory_resource* memory)
-      : values_(values), minima_{Level(memory), Level(memory), Level(memory)} {
-    std::span<const uint32_t> below = values;
-    for (Level& level : minima_) {
-      level.resize((below.size() + 63) / 64);
-      for (size_t block = 0; block < level.size(); ++block) {
-        const auto part = below.subspan(block * 64, std::min<size_t>(64, below.size() - block * 64));
-        level[block] = *std::min_element(part.begin(), part.end());
-      }
-      below = level;
-    }
-  }
-
-  // The first index >= from whose value is <= bound; there must be one.
-  uint32_t find(uint32_t from, uint32_t bound) const {
-    int level = -1;
-    uint32_t at = from;
-    while (true) {  // climb while whole blocks are above the bound
-      const std::span<const uint32_t> row = this->row(level);
-      const uint32_t stop = level == 2 ? static_cast<uint32_t>(row.size()) : (at | 63) + 1;
-      while (at < stop && row[at] > bound) ++at;
-      if (at < stop) break;
-      at >>= 6;
-      ++level;
-    }
-    while (level >= 0) {  // descend into the first block that holds one
-      --level;
-      at <<= 6;
-      const std::span<const uint32_t> row = this->row(level);
-      while (row[at] > bound) ++at;
-    }
-    return at;
-  }
-
- private:
-  using Level = std::pmr::vector<uint32_t>;
-  std::span<const uint32_t> row(int level) const {
-    return level < 0 ? values_ : std::span<const uint32_t>(minima_[level]);
-  }
-  std::span<const uint32_t> values_;
-  std::array<Level, 3> minima_;
-};
-
-void check_responses(std::span<const int32_t> tokens, std::span<const int64_t> offsets,
-                     std::span<const float> weights) {
-  if (offsets.size() < 2) throw_invalid("offsets: must hold at least one response, that is two entries");
-  if (offsets.front() != 0) throw_invalid("offsets: must start with 0");
-  if (offsets.back() != static_cast<int64_t>(tokens.size())) {
-    throw_invalid("offsets: must end with the number of token_ids, " + std::to_string(tokens.size()));
-  }
-  for (size_t i = 0; i + 1 < offsets.size(); ++i) {
-    if (offsets[i + 1] < offsets[i]) throw_invalid("offsets: must not fall, at " + std::to_string(i + 1));
-    if (offsets[i + 1] == offsets[i]) {
-      throw_invalid("offsets: response " + std::to_string(i) + " is empty; leave empty responses out");
-    }
-  }
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    if (tokens[i] < 0) throw_invalid("token_ids: negative id at " + std::to_string(i));
-  }
-  if (!weights.empty() && weights.size() != offsets.size() - 1) {
-    throw_invalid("weights: must hold one weight for each of " + std::to_string(offsets.size() - 1) +
-                  " responses, got " + std::to_string(weights.size()));
-  }
-  for (size_t i = 0; i < weights.size(); ++i) {
-    if (!(weights[i] > 0) || !std::isfinite(weights[i])) {
-      throw_invalid("weights: must be finite and > 0, at " + std::to_string(i));
-    }
-  }
-  if (tokens.size() + offsets.size() > kLeafBit - 2) {
-    throw Error(ErrorCode::kResourceExhausted,
-                "token_ids: an index holds at most 2^31 - 2 tokens and responses");
-  }
-}
-
-// Distinct token ids in rising order.
-std::pmr::vector<int32_t> distinct(std::span<const int32_t> tokens, std::pmr::memory_resource* memory) {
-  std::pmr::vector<int32_t> ids(memory);
-  const int32_t largest = *std::max_element(tokens.begin(), tokens.end());
-  if (largest < (1 << 21)) {
-    std::pmr::vector<uint8_t> seen(static_cast<size_t>(largest) + 1, 0, memory);
-    for (int32_t token : tokens) seen[token] = 1;
-    for (int32_t token = 0; token <= largest; ++token) {
-      if (seen[token]) ids.push_back(token);
-    }
-  } else {
-    ids.assign(tokens.begin(), tokens.end());
-    std::sort(ids.begin(), ids.end());
-    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-  }
-  return ids;
-}
 
 // The compact automaton is read off the suffix tree, and the suffix tree off the suffix array: a tree node is
 // an interval of the array. Tree nodes whose occurrences are all preceded by one symbol say the same as the
