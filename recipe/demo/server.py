@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from redraft.errors import FailedPrecondition
+from redraft.recipe.demo.process import running
 from redraft.rollout import Rollout
 
 
@@ -28,25 +28,10 @@ def draft_server(data: Path, log: Path, environment: dict[str, str]) -> Iterator
     ready = log.with_suffix(".ready")
     ready.unlink(missing_ok=True)
     arguments = ["serve", "--address", "127.0.0.1:0", "--data", str(data), "--ready-file", str(ready)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "redraft.cli", *arguments],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
-        )
     try:
-        yield _address(ready, process, log), process.pid
+        with running("redraft.cli", arguments, log, environment) as process:
+            yield _address(ready, process, log), process.pid
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        process.wait()
         ready.unlink(missing_ok=True)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import sleep
 from typing import Any
 
 from redraft.errors import FailedPrecondition
+from redraft.recipe.demo.process import running
 from redraft.recipe.demo.settings import Settings
 
 RUN = "demo"
@@ -96,16 +96,7 @@ def train(
     """
     log = out / "train.log"
     metrics_file(out).unlink(missing_ok=True)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "redraft.recipe.cpu.main_ppo", *command],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
-        )
-    try:
+    with running("redraft.recipe.cpu.main_ppo", command, log, environment) as process:
         finished = 0
         for line in _follow(metrics_file(out), process):
             finished += line["kind"] == "epoch"
@@ -116,14 +107,6 @@ def train(
         elif status != 0:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise FailedPrecondition(f"training: ended with status {status}; end of {log}:\n{tail}")
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def _follow(path: Path, process: subprocess.Popen[bytes]) -> Iterator[MetricsLine]:
