@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -88,6 +89,7 @@ def _epoch(line: MetricsLine, pair: Pair | None) -> dict[str, Any]:
     names = (
         "epoch",
         "reward",
+        "trajectories",
         "mean_acceptance_length",
         "tokens_per_step",
         "acceptance_rate",
@@ -123,11 +125,6 @@ def _step(line: MetricsLine) -> dict[str, Any]:
     return {name: line.get(name) for name in names}
 
 
-REWARD_NOISE = 0.06
-"""Twice the standard error of the difference of two epochs' means: 256 rewards of 0 or 1 each, a mean near 0.15 to
-0.3. Groups share a prompt in both epochs, so the prompts' own differences cancel."""
-
-
 def verdicts(report: Report) -> list[str]:
     """Return what the figures say, one sentence each, whichever way they fell."""
     epochs = report["epochs"]
@@ -142,11 +139,17 @@ def verdicts(report: Report) -> list[str]:
                 f"Mean acceptance length is {start:.2f} in epoch 0 and {min(lengths):.2f} to {max(lengths):.2f} after "
                 f"it, {word} epoch 0."
             )
-        gain = epochs[-1]["reward"] - first["reward"]
-        word = "rose" if gain > REWARD_NOISE else "did not fall, but rose no more than chance can explain"
-        word = "did not rise" if gain <= 0 else word
+        last = epochs[-1]
+        gain = last["reward"] - first["reward"]
+        word = (
+            "did not rise"
+            if gain <= 0
+            else "rose"
+            if gain > _chance(first, last)
+            else "rose no more than chance"
+        )
         sentences.append(
-            f"The mean reward {word}: {first['reward']:.3f} in epoch 0, {epochs[-1]['reward']:.3f} at the end."
+            f"The mean reward {word}: {first['reward']:.3f} in epoch 0, {last['reward']:.3f} at the end."
         )
     timed = [(f"epoch {e['epoch']}, {report['concurrency']} requests at once", e) for e in epochs]
     timed += [(f"epoch {p['epoch']}, one request at a time", p) for p in report["single"]]
@@ -165,6 +168,15 @@ def verdicts(report: Report) -> list[str]:
             "Generation with drafting was at least as fast as plain decoding everywhere it was measured."
         ]
     return [*sentences, *slower]
+
+
+def _chance(first: dict[str, Any], last: dict[str, Any]) -> float:
+    """Return twice the standard error of the difference of two epochs' mean rewards, each reward 0 or 1.
+
+    Responses count as independent. Both epochs have the same prompts, so how hard they are cancels.
+    """
+    variances = (e["reward"] * (1 - e["reward"]) / max(e["trajectories"], 1) for e in (first, last))
+    return 2 * math.sqrt(max(sum(variances), 0.0))
 
 
 def table(report: Report) -> Table:

@@ -81,6 +81,14 @@ def test_report_says_when_acceptance_or_reward_did_not_rise():
     assert "did not rise" in built["verdicts"][1]
 
 
+@pytest.mark.parametrize(("trajectories", "word"), [(256, "rose:"), (64, "rose no more than chance:")])
+def test_a_rise_counts_only_beyond_what_chance_explains(trajectories, word):
+    rewards = {0: 0.2, 1: 0.3}
+    metrics = [line("epoch", e, reward=reward, trajectories=trajectories) for e, reward in rewards.items()]
+    built = report.build(SETTINGS, metrics, [], command="", phases={})
+    assert f"The mean reward {word}" in built["verdicts"][1]
+
+
 def test_epochs_without_drafts_or_comparison_are_reported_with_gaps():
     empty = line(
         "epoch", 0, mean_acceptance_length=None, acceptance_rate=None, drafted=0, accepted=0, by_source={}
