@@ -1,4 +1,4 @@
-"""The vLLM versions that redraft was tested with: the one place that names them."""
+"""The vLLM versions whose proposer interface redraft knows: the one place that names them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OVERRIDE = "REDRAFT_ALLOW_UNTESTED_VLLM"
 
 
 def check_version(version: str) -> None:
-    """Refuse a vLLM that redraft was never tested with.
+    """Refuse a vLLM whose proposer interface redraft does not know.
 
     Called when the proposer is constructed, not when the plugin is loaded: who has redraft installed without
     using it keeps any vLLM working.
@@ -34,7 +34,7 @@ def check_version(version: str) -> None:
     if (series and series.group() in TESTED) or os.environ.get(OVERRIDE) == "1":
         return
     raise FailedPrecondition(
-        f"vllm {version}: redraft was tested with {TESTED[0]} to {TESTED[-1]} only, and its proposer reads"
+        f"vllm {version}: redraft knows {TESTED[0]} to {TESTED[-1]} only, and its proposer reads"
         f" vLLM's internals. Install a tested version (pip install 'vllm~={TESTED[-1]}.0'), or set"
         f" {OVERRIDE}=1 to try this one."
     )
