@@ -1,6 +1,6 @@
 // Replays recorded groups through Drafter::step, without Python: for callgrind and for profilers.
 //
-//   redraft_step TRACE STEPS
+//   redraft_step TRACE STEPS [longest|blend]
 //
 // TRACE: little-endian int32 numbers, written by `redraft bench index --callgrind`: the number of groups,
 // then for each group its prompt, its history and its live responses; a token list is its length and its
@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <memory>
 #include <vector>
@@ -68,17 +69,19 @@ Tokens emit(Running& request, const int32_t* draft, int32_t drafted) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count != 3) {
-    std::fprintf(stderr, "usage: redraft_step TRACE STEPS\n");
+  if (count < 3 || count > 4) {
+    std::fprintf(stderr, "usage: redraft_step TRACE STEPS [longest|blend]\n");
     return 2;
   }
   Trace trace(arguments[1]);
   const int steps = std::atoi(arguments[2]);
-  redraft::Drafter drafter(0.25f, 1);
+  const redraft::BlendOptions blend;
+  const bool blending = count == 4 && std::strcmp(arguments[3], "blend") == 0;
+  redraft::Drafter drafter(0.25f, 1, blending ? &blend : nullptr);
   std::vector<Running> running;
   std::vector<int32_t> handles;
   for (int32_t groups = trace.number(); groups > 0; --groups) {
-    const auto live = std::make_shared<redraft::LiveIndex>(trace.tokens(), 0, 64);
+    const auto live = std::make_shared<redraft::LiveIndex>(trace.tokens(), 0, 8);
     Tokens flat;
     std::vector<int64_t> bounds{0};
     for (const Tokens& response : trace.responses()) {

@@ -64,7 +64,7 @@ auto locked(Result (LiveIndex::*method)() const) {
 void bind_live_index(py::module_& module) {
   py::class_<LiveIndex, std::shared_ptr<LiveIndex>>(module, "LiveIndex", py::is_final())
       .def(py::init(&make), py::arg("prompt_token_ids"), py::kw_only(), py::arg("memory_limit") = 0,
-           py::arg("count_depth") = 64)
+           py::arg("count_depth") = 8)
       .def("add_sequence", &add_sequence, py::arg("token_ids") = py::none())
       .def(
           "append",

@@ -122,7 +122,7 @@ void Drafter::close(int32_t request) {
   Request& self = find(request);
   if (self.live_open) {
     const auto guard = self.live->guard();
-    self.live->end_sequence(self.sequence);
+    if (self.live->is_open(self.sequence)) self.live->end_sequence(self.sequence);
   }
   const uint8_t generation = self.generation;
   std::swap(self, closed);
@@ -222,11 +222,12 @@ bool Drafter::accept(Request& request, std::span<const int32_t> tokens) const {
     request.history->advance(request.contexts.first, tokens);
   }
   if (!request.live_open || tokens.empty()) return false;
-  if (request.live->has_room(tokens.size())) {
-    request.live->append(request.sequence, tokens);
+  if (request.live->is_open(request.sequence) && request.live->has_room(tokens.size())) {
+    request.live->append_checked(request.sequence, tokens);  // as step() checked them
     return false;
   }
-  request.live->end_sequence(request.sequence);  // from here on this request drafts from its history alone
+  // From here on this request drafts from its history alone.
+  if (request.live->is_open(request.sequence)) request.live->end_sequence(request.sequence);
   request.live_open = false;
   return true;
 }
@@ -308,6 +309,8 @@ DraftBatch Drafter::draft_all(std::span<Request* const> rows, std::span<const in
     batch.offsets.reserve(end - begin + 1);
     batch.sources.reserve(end - begin);
     batch.match_lengths.reserve(end - begin);
+    batch.tokens.reserve((end - begin) * 8);
+    batch.probabilities.reserve((end - begin) * 8);
     if (number == 0) batch.offsets.push_back(0);
     draft_rows(rows, horizons, begin, end, batch);
   };
@@ -372,7 +375,7 @@ DraftBatch Drafter::step(std::span<const int32_t> requests, std::span<const int3
   check_step(requests, tokens, offsets, horizons, budget);
   std::vector<Request*> rows;
   rows.reserve(requests.size());
-  for (const int32_t request : requests) rows.push_back(&find(request));
+  for (const int32_t request : requests) rows.push_back(&slots_[static_cast<uint32_t>(request) & kSlotMask]);
   // All tokens go in before anything is drafted: what a sibling wrote in this very step already helps.
   for (size_t row = 0; row < rows.size(); ++row) {
     account(*rows[row], tokens.subspan(offsets[row], offsets[row + 1] - offsets[row]));

@@ -12,7 +12,6 @@ constexpr uint32_t kRemoved = 0xFFFFFFFEu;  // token of a removed entry of a has
 constexpr uint64_t kBytesPerToken = 96;     // generous: at most 2 states and about 4 transitions
 constexpr uint32_t kListSizes[] = {1, 2, 3, 4, 6, 8};
 constexpr uint32_t kNumLists = 6;
-constexpr uint32_t kFirstLarge = 11;  // size class of 512 transitions, which no piece holds
 
 uint32_t size_of_class(uint32_t size_class) {
   return size_class < kNumLists ? kListSizes[size_class] : 16u << (size_class - kNumLists);
@@ -35,6 +34,7 @@ LiveIndex::LiveIndex(std::span<const int32_t> prompt, uint64_t memory_limit, uin
     : memory_limit_(memory_limit), count_depth_(count_depth) {
   if (count_depth == 0) throw_invalid("count_depth: must be > 0");
   std::fill(std::begin(free_blocks_), std::end(free_blocks_), kNone);
+  states_.reserve(1);
   states_.push_back({0, kNone, 0, kNone, kNone, kNone});
   check(prompt, "prompt_token_ids");
   grow(prompt_end_, prompt);
@@ -65,8 +65,7 @@ bool LiveIndex::has_room(uint64_t tokens) const {
 }
 
 uint64_t LiveIndex::nbytes() const {
-  return sizeof(*this) + states_.nbytes() + pairs_.nbytes() + large_bytes_ +
-         large_.capacity() * sizeof(large_[0]) + sequences_.capacity() * sizeof(sequences_[0]);
+  return sizeof(*this) + states_.nbytes() + pairs_.nbytes() + sequences_.capacity() * sizeof(sequences_[0]);
 }
 
 uint32_t LiveIndex::add_sequence(std::span<const int32_t> tokens) {
@@ -78,7 +77,7 @@ uint32_t LiveIndex::add_sequence(std::span<const int32_t> tokens) {
 }
 
 void LiveIndex::check_sequence(uint32_t sequence) const {
-  if (sequence >= sequences_.size() || sequences_[sequence] == kNone) {
+  if (!is_open(sequence)) {
     throw Error(ErrorCode::kNotFound,
                 "sequence: " + std::to_string(static_cast<int32_t>(sequence)) + " is unknown or has ended");
   }
@@ -90,6 +89,10 @@ void LiveIndex::append(uint32_t sequence, std::span<const int32_t> tokens) {
   grow(sequences_[sequence], tokens);
 }
 
+void LiveIndex::append_checked(uint32_t sequence, std::span<const int32_t> tokens) {
+  grow(sequences_[sequence], tokens);
+}
+
 void LiveIndex::end_sequence(uint32_t sequence) {
   check_sequence(sequence);
   sequences_[sequence] = kNone;
@@ -97,7 +100,8 @@ void LiveIndex::end_sequence(uint32_t sequence) {
 
 void LiveIndex::grow(uint32_t& last, std::span<const int32_t> tokens) {
   if (tokens.empty()) return;
-  damaged_ = true;  // until all is in: an exception in between leaves it so
+  states_.reserve(2 * tokens.size());  // each token makes two at most, while references to others are held
+  damaged_ = true;                     // until all is in: an exception in between leaves it so
   uint32_t state = last;
   for (const int32_t token : tokens) state = extend(state, static_cast<uint32_t>(token));
   last = state;
@@ -108,10 +112,7 @@ void LiveIndex::grow(uint32_t& last, std::span<const int32_t> tokens) {
 // ---- transitions
 // -------------------------------------------------------------------------------------------
 
-LiveIndex::Transition* LiveIndex::entries(uint32_t block) {
-  const uint32_t index = block & kIndexMask;
-  return block >> kIndexBits < kFirstLarge ? &pairs_[index] : large_[index].get();
-}
+LiveIndex::Transition* LiveIndex::entries(uint32_t block) { return &pairs_[block & kIndexMask]; }
 
 LiveIndex::Transition* LiveIndex::find_entry(uint32_t block, uint32_t token) {
   if (block == kNone) return nullptr;
@@ -157,15 +158,11 @@ uint32_t LiveIndex::new_block(uint32_t size_class) {
   uint32_t index = free_blocks_[size_class];
   if (index != kNone) {
     free_blocks_[size_class] = entries(size_class << kIndexBits | index)->target;
-  } else if (size_class < kFirstLarge) {
-    if (pairs_.size() + PieceVector<Transition>::kPiece > kIndexMask) {
+  } else {
+    if (pairs_.size() + size > kIndexMask) {
       throw Error(ErrorCode::kResourceExhausted, "live: too many tokens for one index; start a new one");
     }
     index = pairs_.extend(size);
-  } else {
-    index = static_cast<uint32_t>(large_.size());
-    large_.push_back(std::make_unique_for_overwrite<Transition[]>(size));
-    large_bytes_ += size * sizeof(Transition);
   }
   const uint32_t block = size_class << kIndexBits | index;
   std::fill_n(entries(block), size, Transition{kNone, kNone});
@@ -204,6 +201,13 @@ uint32_t LiveIndex::insert(uint32_t block, Transition transition) {
   const bool same = size > kLargestList && transitions[0].target * 2 <= size;
   uint32_t larger = new_block(same ? size_class : size_class + 1);
   transitions = entries(block);
+  if (size < kLargestList) {
+    Transition* list = entries(larger);
+    std::copy_n(transitions, size, list);
+    list[size] = transition;
+    free_block(block);
+    return larger;
+  }
   for (uint32_t i = size > kLargestList ? 1 : 0; i < size; ++i) {
     if (transitions[i].token < kRemoved) larger = insert(larger, transitions[i]);
   }
@@ -373,7 +377,7 @@ void LiveIndex::advance(LiveCursor& cursor, int32_t token) const {
 }
 
 void LiveIndex::prefetch(uint32_t sequence) const {
-  if (sequence < sequences_.size() && sequences_[sequence] != kNone) {
+  if (is_open(sequence)) {
     __builtin_prefetch(&states_[sequences_[sequence]]);
   }
 }

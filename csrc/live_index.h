@@ -44,8 +44,13 @@ class LiveIndex {
   // Amortised O(count_depth) steps a token, most often a few. Throws InvalidArgument for negative ids,
   // NotFound for an unknown or ended sequence, ResourceExhausted at the limit; then nothing has changed.
   void append(uint32_t sequence, std::span<const int32_t> tokens);
+  // The same for a caller that knows the sequence to be open, the ids to be >= 0, and that there is room.
+  void append_checked(uint32_t sequence, std::span<const int32_t> tokens);
   // Drops the sequence's cursor; its text stays.
   void end_sequence(uint32_t sequence);
+  bool is_open(uint32_t sequence) const {
+    return sequence < sequences_.size() && sequences_[sequence] != kNone;
+  }
   void check_sequence(uint32_t sequence) const;
   // True when that many more tokens fit under the memory limit.
   bool has_room(uint64_t tokens) const;
@@ -108,7 +113,7 @@ class LiveIndex {
     uint32_t target;
   };
   // Blocks of up to 8 transitions are filled from the front; larger ones are hash tables whose first entry
-  // holds the number of transitions. Blocks larger than a piece of pairs_ lie in large_ instead.
+  // holds the number of transitions.
   static constexpr uint32_t kIndexBits = 27;
   static constexpr uint32_t kIndexMask = (1u << kIndexBits) - 1;
   static constexpr uint32_t kLargestList = 8;
@@ -134,10 +139,8 @@ class LiveIndex {
   uint64_t num_tokens_ = 0;
   uint64_t largest_block_ = 0;  // in transitions
   bool damaged_ = false;        // memory ran out in the middle of an append
-  PieceVector<State> states_;
-  PieceVector<Transition> pairs_;
-  std::vector<std::unique_ptr<Transition[]>> large_;
-  uint64_t large_bytes_ = 0;
+  GrowingArray<State> states_;
+  GrowingArray<Transition> pairs_;
   std::vector<uint32_t> sequences_;  // last state, kNone when ended
   uint32_t free_blocks_[32];         // first free block of each size class
   mutable std::mutex mutex_;

@@ -113,15 +113,15 @@ class LiveIndex:
     Thread-safe: a lock makes calls exclusive. Append is amortised O(1) a token; contexts may be of any length.
     """
 
-    def __init__(self, prompt_token_ids: Int32Array, *, memory_limit: int = 0, count_depth: int = 64) -> None:
+    def __init__(self, prompt_token_ids: Int32Array, *, memory_limit: int = 0, count_depth: int = 8) -> None:
         """Index the prompt.
 
         Args:
             prompt_token_ids: int32, shape (n,), n >= 0.
             memory_limit: most bytes, checked before each call's tokens are added; 0 for no limit.
             count_depth: an appended token counts for this many of its longest contexts (more precisely, classes of
-                contexts with equal occurrences), which bounds the work where text loops; > 0. Ordinary text has
-                fewer, so that its counts are exact.
+                contexts with equal occurrences), which bounds the work where text loops; > 0. Contexts shorter than
+                those are counted too low, and so are their continuations.
 
         Raises:
             InvalidArgument: an argument is malformed.

@@ -74,7 +74,7 @@ class LiveReference:
     context, the one that got there first stays the best.
     """
 
-    def __init__(self, prompt: Sequence[int], count_depth: int = 64) -> None:
+    def __init__(self, prompt: Sequence[int], count_depth: int = 8) -> None:
         self.count_depth = count_depth
         self.ends: dict[Context, set[Context]] = {
             (): {()}

@@ -28,6 +28,8 @@ class Settings:
     warmup_steps: int
     """Training steps over which the learning rate rises: Adam's first steps are mostly noise."""
     updates_per_step: int
+    micro_batch: int
+    """Responses that the trainer computes at once; divides those of an update."""
     prompt_length: int
     response_length: int
     draft_tokens: int
@@ -82,6 +84,7 @@ def _tiny(small: bool) -> Settings:
         learning_rate=2e-4,
         warmup_steps=4,
         updates_per_step=2,
+        micro_batch=32,
         prompt_length=64,
         response_length=192,
         draft_tokens=8,
@@ -110,6 +113,7 @@ def _smollm2(small: bool) -> Settings:
         learning_rate=1e-5,
         warmup_steps=1,
         updates_per_step=1,
+        micro_batch=8,
         prompt_length=96,
         response_length=96,
         draft_tokens=6,

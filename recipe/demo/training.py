@@ -39,7 +39,7 @@ def arguments(settings: Settings, model: Path, out: Path, address: str) -> list[
         f"data.seed={settings.seed}",
         f"actor_rollout_ref.model.path={model}",
         f"{actor}.ppo_mini_batch_size={settings.prompts_per_step // settings.updates_per_step}",
-        f"{actor}.ppo_micro_batch_size_per_gpu=32",
+        f"{actor}.ppo_micro_batch_size_per_gpu={settings.micro_batch}",
         # verl's default, bfloat16, is slower than float32 on CPUs without its units, and differs from the engine's.
         f"++{actor}.fsdp_config.mixed_precision={{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}}",
         f"{actor}.optim.lr={settings.learning_rate}",
@@ -49,7 +49,7 @@ def arguments(settings: Settings, model: Path, out: Path, address: str) -> list[
         f"{rollout}.max_model_len={settings.max_model_len}",
         f"{rollout}.max_num_seqs={settings.concurrency}",
         f"{rollout}.max_num_batched_tokens={max(2048, settings.max_model_len)}",
-        f"{rollout}.log_prob_micro_batch_size_per_gpu=32",
+        f"{rollout}.log_prob_micro_batch_size_per_gpu={settings.micro_batch}",
         "reward.custom_reward_function.path=pkg://redraft.recipe.demo.reward",
         "reward.custom_reward_function.name=compute_score",
         f"trainer.total_epochs={settings.epochs}",

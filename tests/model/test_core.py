@@ -111,7 +111,7 @@ class LiveMachine(RuleBasedStateMachine):
 
     sequences = Bundle("sequences")
 
-    @initialize(prompt=tokens, count_depth=st.sampled_from([1, 2, 3, 64]))
+    @initialize(prompt=tokens, count_depth=st.sampled_from([1, 2, 3, 8, 64]))
     def start(self, prompt: list[int], count_depth: int) -> None:
         self.index = LiveIndex(ids(prompt), count_depth=count_depth)
         self.twin = LiveReference(prompt, count_depth)

@@ -18,6 +18,7 @@ def test_settings_are_consistent(model, small):
     assert settings.prompts % settings.prompts_per_step == 0
     assert settings.prompts_per_step % settings.updates_per_step == 0
     assert settings.responses_per_prompt >= 8
+    assert settings.concurrency // settings.updates_per_step % settings.micro_batch == 0
     batch = settings.comparison_rounds * settings.prompts_per_step
     assert batch + settings.single_rounds * settings.single_prompts <= settings.prompts
     assert settings.max_model_len >= settings.prompt_length + settings.response_length + settings.draft_tokens
