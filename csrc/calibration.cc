@@ -15,14 +15,13 @@ constexpr float kMemory = 4000;
 constexpr float kDistrustPrior = 4;
 constexpr float kMapPrior = 20;
 constexpr float kRate = 0.005f;
-constexpr float kUnheard = 2e-5f;  // probability of a token that no context knows
 
-constexpr uint32_t kLengthBounds[] = {0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64, 128};
-
+// Classes begin at 0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64 and 128.
 uint32_t length_class(uint32_t length) {
-  uint32_t found = 0;
-  while (found < 15 && length >= kLengthBounds[found + 1]) ++found;
-  return found;
+  static constexpr uint8_t kShort[] = {0, 1, 2, 3, 4, 5, 6, 6, 7, 7, 8, 8, 9, 9, 9, 9};
+  static constexpr uint8_t kMedium[] = {0, 0, 10, 11, 12, 12, 13, 13};  // by eighths of 64
+  if (length < 16) return kShort[length];
+  return length < 64 ? kMedium[length / 8] : length < 128 ? 14 : 15;
 }
 
 uint32_t match_class(uint32_t length) {
@@ -49,6 +48,7 @@ void forget(float& sum, float& weight) {
 Calibration::Calibration(bool mixing)
     : mixing_(mixing),
       distrust_(kSources * kLengths * kTotals * kShares),
+      rests_(distrust_.size()),
       weights_(kWeightSets * kMixInputs),
       map_(kSources * kLengths * kMapPoints) {
   for (uint32_t set = 0; set < kWeightSets; ++set) {
@@ -56,17 +56,19 @@ Calibration::Calibration(bool mixing)
     weights[1] = weights[2] = 0.2f;
     weights[3] = 0.6f;
   }
+  for (uint32_t bucket = 0; bucket < rests_.size(); ++bucket) rests_[bucket] = estimate(bucket);
 }
 
 uint16_t Calibration::bucket(uint32_t source, uint32_t length, float total, float best_share) {
-  uint32_t totals = 0;
-  for (; total >= 1.5f && totals < kTotals - 1; total /= 2) ++totals;
+  // Classes begin at 0, 1.5, 3, 6 ...: by the exponent of total / 1.5.
+  const uint32_t exponent = std::bit_cast<uint32_t>(total * (1 / 1.5f)) >> 23;
+  const uint32_t totals = exponent < 127 ? 0 : std::min(exponent - 126, kTotals - 1);
   const uint32_t shares = best_share >= 0.999f ? 3 : best_share > 0.9f ? 2 : best_share > 0.5f ? 1 : 0;
   return static_cast<uint16_t>(((source * kLengths + length_class(length)) * kTotals + totals) * kShares +
                                shares);
 }
 
-float Calibration::distrust(uint16_t bucket) const {
+float Calibration::estimate(uint32_t bucket) const {
   const uint32_t totals = bucket / kShares % kTotals;
   const float prior = 1 / (1.5f + static_cast<float>(1u << totals));
   const Evidence& seen = distrust_[bucket];
@@ -123,7 +125,7 @@ void Calibration::learn(const Judgement& judgement, bool accepted) {
   float chain = kUnheard;
   for (uint32_t i = 0; i < judgement.num_says; ++i) {
     const Say& say = judgement.says[i];
-    const float rest = distrust(say.bucket);
+    const float rest = rests_[say.bucket];
     const float share = std::min(say.share, 0.9999f);
     const float blended = (1 - rest) * share + rest * chain;
     const float from_shorter = accepted ? rest * chain / blended : rest * (1 - chain) / (1 - blended);
@@ -131,6 +133,7 @@ void Calibration::learn(const Judgement& judgement, bool accepted) {
     seen.sum += from_shorter;
     seen.weight += 1;
     forget(seen.sum, seen.weight);
+    rests_[say.bucket] = estimate(say.bucket);
     chain = blended;
   }
   if (mixing_) {
@@ -176,10 +179,12 @@ void Calibration::restore(std::span<const float> state) {
     }
   }
   std::copy(state.begin() + static_cast<std::ptrdiff_t>(at), state.end(), weights_.begin());
+  for (uint32_t bucket = 0; bucket < rests_.size(); ++bucket) rests_[bucket] = estimate(bucket);
 }
 
 uint64_t Calibration::nbytes() const {
-  return (distrust_.capacity() + map_.capacity()) * sizeof(Evidence) + weights_.capacity() * sizeof(float);
+  return (distrust_.capacity() + map_.capacity()) * sizeof(Evidence) +
+         (rests_.capacity() + weights_.capacity()) * sizeof(float);
 }
 
 }  // namespace redraft

@@ -44,6 +44,11 @@ class Calibration {
   // continuation.
   static uint16_t bucket(uint32_t source, uint32_t length, float total, float best_share);
 
+  // The share of the truth that comes from contexts shorter than those of the class.
+  float distrust(uint16_t bucket) const { return rests_[bucket]; }
+  // The probability that a chain of contexts starts from: that of a token which none of them knows.
+  static constexpr float kUnheard = 2e-5f;
+
   // Fills in `mixed` and the inputs from the says, which go from the weakest context to the strongest.
   // history_length, live_length: longest matches, 0 for none.
   void mix(Judgement& judgement, uint32_t history_length, uint32_t live_length) const;
@@ -68,10 +73,11 @@ class Calibration {
   static constexpr uint32_t kMapPoints = 25;
   static constexpr uint32_t kWeightSets = 25;
 
-  float distrust(uint16_t bucket) const;
+  float estimate(uint32_t bucket) const;
 
   bool mixing_;
   std::vector<Evidence> distrust_;  // by bucket: share of the truth that comes from shorter contexts
+  std::vector<float> rests_;        // by bucket: what that evidence says
   std::vector<float> weights_;      // by weight set and input
   std::vector<Evidence> map_;       // by strongest context and point
 };

@@ -340,10 +340,10 @@ void FrozenIndex::shorten(FrozenCursor& cursor) const {
   narrow_ ? shorten_as<uint16_t>(cursor) : shorten_as<uint32_t>(cursor);
 }
 
-bool FrozenIndex::best_next(const FrozenCursor& cursor, int32_t& token, float& weight) const {
+bool FrozenIndex::best_next(const FrozenCursor& cursor, int32_t& token, float& weight, float& total) const {
   if (cursor.left > 0) {
     token = token_at(cursor.position);
-    weight = occurrences(cursor).weight;
+    weight = total = occurrences(cursor).weight;
     return token >= 0;
   }
   Edge edge;
@@ -351,6 +351,7 @@ bool FrozenIndex::best_next(const FrozenCursor& cursor, int32_t& token, float& w
     return false;
   token = token_at(edge.position);
   weight = edge.target == kLeaf ? weight_of_leaf(edge.position) : weight_of_node(edge.target);
+  total = weight_of_node(cursor.node);
   return token >= 0;
 }
 

@@ -18,10 +18,13 @@ void HistoryContexts::start(const FrozenIndex& history, std::span<const int32_t>
 void HistoryContexts::advance(const FrozenIndex& history, std::span<const int32_t> tokens) {
   for (const int32_t token : tokens) {
     const uint32_t length = first.length;
+    const bool inside = first.left > 0 && second.left > 0;
+    const uint32_t second_length = second.length;
     history.advance(first, std::span(&token, 1));
     if (first.length == length + 1) {
       // What lay between the two occurred just where the first did, and goes on doing so.
       history.advance(second, std::span(&token, 1));
+      if (inside && second.length == second_length + 1) continue;  // along their labels nothing changes
     } else {
       second = first;
     }
@@ -31,11 +34,24 @@ void HistoryContexts::advance(const FrozenIndex& history, std::span<const int32_
   }
 }
 
-float BlendPolicy::count(const Context& context, const Level& level, int32_t token) const {
-  if (token == level.best) return level.best_count;
-  if (level.entry != nullptr) return level.entry->count(token);
-  if (level.source == Source::kHistory) return context.history->weight_next(level.frozen, token);
-  return static_cast<float>(context.live->count_next(level.at, token));
+float BlendPolicy::share(const Context& context, const Level& level, int32_t token) const {
+  if (token == level.best) return level.best_share;
+  float count;
+  if (level.entry != nullptr) {
+    count = level.entry->count(token);
+  } else if (level.source == Source::kHistory) {
+    count = context.history->weight_next(level.frozen, token);
+  } else {
+    count = static_cast<float>(context.live->count_next(level.at, token));
+  }
+  return std::min(1.0f, count * level.scale);
+}
+
+void BlendPolicy::judge(Level& level, float total, float best_count) const {
+  level.scale = 1 / total;
+  level.best_share = std::min(1.0f, best_count * level.scale);
+  level.bucket = Calibration::bucket(level.say, level.length, total, level.best_share);
+  level.rest = calibration_.distrust(level.bucket);
 }
 
 // Collects the contexts, the weakest first: shared ones, then those of history and live by length.
@@ -46,10 +62,13 @@ uint32_t BlendPolicy::gather(const Context& context, const HistoryContexts& froz
     const SharedIndex::Entry* entries[SharedIndex::kOrders];
     const uint32_t known = shared_.find(end, length, entries);
     for (uint32_t i = options_.blending || known == 0 ? 0 : known - 1; i < known; ++i) {
-      const SharedIndex::Entry& entry = *entries[i];
-      const uint32_t best = entry.best();
-      levels[num++] = {Source::kShared,    i + 1, entry.total, entry.tokens[best],
-                       entry.counts[best], {},    {},          &entry};
+      Level& level = levels[num++];
+      level.source = Source::kShared;
+      level.say = 0;
+      level.length = i + 1;
+      level.best = entries[i]->tokens[0];
+      level.entry = entries[i];
+      judge(level, entries[i]->total, entries[i]->counts[0]);
     }
   }
   const uint32_t kept = options_.blending ? kLevels : 1;
@@ -60,15 +79,15 @@ uint32_t BlendPolicy::gather(const Context& context, const HistoryContexts& froz
       int32_t token;
       uint32_t times;
       if (!context.live->best_next(at, token, times)) continue;
+      Level& level = levels[num++];
+      level.source = Source::kLive;
+      level.say = 2;
+      level.length = std::min(at.length, length);
+      level.best = token;
+      level.at = at;
+      level.entry = nullptr;
       const uint32_t total = std::max(context.live->count(at) - (own ? 1 : 0), times);
-      levels[num++] = {Source::kLive,
-                       std::min(at.length, length),
-                       static_cast<float>(total),
-                       token,
-                       static_cast<float>(times),
-                       {},
-                       at,
-                       nullptr};
+      judge(level, static_cast<float>(total), static_cast<float>(times));
       ++taken;
     }
   }
@@ -79,15 +98,16 @@ uint32_t BlendPolicy::gather(const Context& context, const HistoryContexts& froz
     for (uint32_t taken = 0; taken < kept && at.length > 0; ++taken) {
       int32_t token;
       float times;
-      if (!context.history->best_next(at, token, times)) break;
-      levels[num++] = {Source::kHistory,
-                       at.length,
-                       std::max(context.history->occurrences(at).weight, times),
-                       token,
-                       times,
-                       at,
-                       {},
-                       nullptr};
+      float total;
+      if (!context.history->best_next(at, token, times, total)) break;
+      Level& level = levels[num++];
+      level.source = Source::kHistory;
+      level.say = 1;
+      level.length = at.length;
+      level.best = token;
+      level.frozen = at;
+      level.entry = nullptr;
+      judge(level, std::max(total, times), times);
       if (ended) break;
       at = frozen.second;
     }
@@ -99,6 +119,35 @@ uint32_t BlendPolicy::gather(const Context& context, const HistoryContexts& froz
     }
   }
   return num;
+}
+
+// The token whose blended probability is highest, among the most frequent continuations of each context. The mixer
+// then only judges the chosen one: what it adds is how sure to be, seldom another choice.
+Judgement BlendPolicy::choose(const Context& context, const Level* levels, uint32_t num) const {
+  Judgement chosen;
+  float shares[2][SharedIndex::kOrders + 2 * kLevels];
+  uint32_t current = 0;  // row of `shares` that is being filled; the other one is the best choice's
+  float highest = -1;
+  int32_t seen[kChoices];
+  uint32_t num_seen = 0;
+  for (uint32_t i = num; i-- > 0 && num_seen < kChoices;) {
+    const int32_t token = levels[i].best;
+    if (token < 0 || std::find(seen, seen + num_seen, token) != seen + num_seen) continue;
+    seen[num_seen++] = token;
+    float chain = Calibration::kUnheard;
+    for (uint32_t k = 0; k < num; ++k) {
+      const float part = share(context, levels[k], token);
+      shares[current][k] = part;
+      chain = (1 - levels[k].rest) * part + levels[k].rest * chain;
+    }
+    if (chain <= highest) continue;
+    highest = chain;
+    chosen.token = token;
+    current ^= 1;
+  }
+  for (uint32_t k = 0; k < num; ++k) chosen.says[k] = {levels[k].bucket, levels[k].say, shares[current ^ 1][k]};
+  chosen.num_says = static_cast<uint8_t>(num);
+  return chosen;
 }
 
 void BlendPolicy::draft(const Context& context, uint32_t horizon, float min_survival, Draft& draft,
@@ -122,40 +171,13 @@ void BlendPolicy::draft(const Context& context, uint32_t horizon, float min_surv
                                 text_.data() + text_.size(), levels);
     // text_ may be shorter than `length`; gather() reads at most kOrders tokens of it.
     if (num == 0) return;
-    uint32_t history_length = 0;
-    uint32_t live_length = 0;
-    for (uint32_t i = 0; i < num; ++i) {
-      if (levels[i].source == Source::kHistory) history_length = levels[i].length;
-      if (levels[i].source == Source::kLive) live_length = levels[i].length;
-    }
-    uint16_t buckets[kMaxSays];
-    uint8_t sources[kMaxSays];
-    for (uint32_t i = 0; i < num; ++i) {
-      const Level& level = levels[i];
-      sources[i] = level.source == Source::kShared ? 0 : level.source == Source::kHistory ? 1 : 2;
-      buckets[i] = Calibration::bucket(sources[i], level.length, level.total, level.best_count / level.total);
-    }
-    Judgement chosen;
-    int32_t seen[kChoices];
-    uint32_t num_seen = 0;
-    for (uint32_t i = num; i-- > 0 && num_seen < kChoices;) {
-      const int32_t token = levels[i].best;
-      if (token < 0 || std::find(seen, seen + num_seen, token) != seen + num_seen) continue;
-      seen[num_seen++] = token;
-      Judgement judgement;
-      judgement.token = token;
-      for (uint32_t k = 0; k < num; ++k) {
-        const Level& level = levels[k];
-        judgement.says[k] = {buckets[k], sources[k],
-                             std::min(1.0f, count(context, level, token) / level.total)};
-      }
-      judgement.num_says = static_cast<uint8_t>(num);
-      calibration_.mix(judgement, history_length, live_length);
-      if (chosen.token < 0 || judgement.mixed > chosen.mixed) chosen = judgement;
-    }
+    Judgement chosen = choose(context, levels, num);
     if (chosen.token < 0) return;
+    uint32_t longest[3] = {};  // by calibration's source; the strongest contexts come last
+    for (uint32_t i = 0; i < num; ++i) longest[levels[i].say] = levels[i].length;
+    calibration_.mix(chosen, longest[1], longest[2]);
     const Level& top = levels[num - 1];
-    calibration_.map(chosen, sources[num - 1], top.length, options_.calibrated);
+    calibration_.map(chosen, top.say, top.length, options_.calibrated);
     trail.push_back(chosen);
     survival *= chosen.probability;
     if (survival < min_survival) return;

@@ -67,18 +67,23 @@ class BlendPolicy {
 
   struct Level {
     Source source;
+    uint8_t say;      // the source as calibration counts it
+    uint16_t bucket;  // class of contexts
     uint32_t length;
-    float total;
+    float scale;  // 1 / occurrences
+    float rest;   // distrust
     int32_t best;
-    float best_count;
+    float best_share;
     FrozenCursor frozen;
     LiveCursor at;
     const SharedIndex::Entry* entry;
   };
 
+  void judge(Level& level, float total, float best_count) const;
   uint32_t gather(const Context& context, const HistoryContexts& frozen, const LiveCursor& live, bool own,
                   uint32_t length, const int32_t* end, Level* levels) const;
-  float count(const Context& context, const Level& level, int32_t token) const;
+  float share(const Context& context, const Level& level, int32_t token) const;
+  Judgement choose(const Context& context, const Level* levels, uint32_t num) const;
 
   BlendOptions options_;
   Calibration calibration_;

@@ -1,6 +1,7 @@
 #include "csrc/policy_shared.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace redraft {
 namespace {
@@ -18,10 +19,6 @@ void hash_contexts(const int32_t* end, uint32_t orders, uint32_t* hashes) {
 }
 
 }  // namespace
-
-uint32_t SharedIndex::Entry::best() const {
-  return static_cast<uint32_t>(std::max_element(counts.begin(), counts.end()) - counts.begin());
-}
 
 float SharedIndex::Entry::count(int32_t token) const {
   for (uint32_t i = 0; i < kNexts; ++i) {
@@ -63,18 +60,25 @@ void SharedIndex::add(const int32_t* end, uint32_t length, int32_t token) {
       entry.tag = hashes[order];
     }
     entry.total += 1;
-    uint32_t place = kNexts;
-    uint32_t rarest = 0;
-    for (uint32_t i = 0; i < kNexts; ++i) {
-      if (entry.counts[i] > 0 && entry.tokens[i] == token) place = i;
-      if (entry.counts[i] < entry.counts[rarest]) rarest = i;
-    }
-    if (place == kNexts) {
-      place = rarest;
-      entry.tokens[place] = token;
-      entry.counts[place] = 0;
+    uint32_t place = 0;
+    if (entry.tokens[0] != token || entry.counts[0] == 0) {
+      uint32_t rarest = 0;
+      place = kNexts;
+      for (uint32_t i = 0; i < kNexts; ++i) {
+        if (entry.counts[i] > 0 && entry.tokens[i] == token) place = i;
+        if (entry.counts[i] < entry.counts[rarest]) rarest = i;
+      }
+      if (place == kNexts) {
+        place = rarest;
+        entry.tokens[place] = token;
+        entry.counts[place] = 0;
+      }
     }
     entry.counts[place] += 1;
+    if (entry.counts[place] > entry.counts[0]) {
+      std::swap(entry.counts[place], entry.counts[0]);
+      std::swap(entry.tokens[place], entry.tokens[0]);
+    }
     if (!known) return;
   }
 }

@@ -19,10 +19,10 @@ class SharedIndex {
   struct Entry {
     uint32_t tag = 0;  // 0 when free
     float total = 0;
+    // The most frequent continuation comes first.
     std::array<int32_t, kNexts> tokens{};
     std::array<float, kNexts> counts{};
 
-    uint32_t best() const;
     float count(int32_t token) const;
   };
 
