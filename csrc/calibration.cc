@@ -76,10 +76,11 @@ float Calibration::estimate(uint32_t bucket) const {
 }
 
 void Calibration::mix(Judgement& judgement, uint32_t history_length, uint32_t live_length) const {
-  float shared = kUnheard;
-  float history = kUnheard;
-  float live = kUnheard;
-  float chain = kUnheard;
+  float shared = judgement.base;
+  float history = judgement.base;
+  float live = judgement.base;
+  float chain = judgement.base;
+  bool with_shared = false;
   for (uint32_t i = 0; i < judgement.num_says; ++i) {
     const Say& say = judgement.says[i];
     const float rest = distrust(say.bucket);
@@ -87,6 +88,7 @@ void Calibration::mix(Judgement& judgement, uint32_t history_length, uint32_t li
     chain = own + rest * chain;
     if (say.source == 0) {
       shared = history = live = chain;
+      with_shared = true;
     } else if (say.source == 1) {
       history = own + rest * history;
     } else {
@@ -95,8 +97,9 @@ void Calibration::mix(Judgement& judgement, uint32_t history_length, uint32_t li
   }
   judgement.mixed = chain;
   if (!mixing_) return;
-  judgement.weight_set = static_cast<uint8_t>(match_class(history_length) * 5 + match_class(live_length));
-  judgement.inputs = {stretch(shared), stretch(history), stretch(live), stretch(chain), 0.3f};
+  judgement.weight_set = static_cast<uint8_t>((with_shared ? 25 : 0) + match_class(history_length) * 5 +
+                                              match_class(live_length));
+  judgement.inputs = {with_shared ? stretch(shared) : 0, stretch(history), stretch(live), stretch(chain), 0.3f};
   const float* weights = &weights_[judgement.weight_set * kMixInputs];
   float sum = 0;
   for (uint32_t i = 0; i < kMixInputs; ++i) sum += weights[i] * judgement.inputs[i];
@@ -122,7 +125,7 @@ void Calibration::map(Judgement& judgement, uint32_t top_source, uint32_t top_le
 void Calibration::learn(const Judgement& judgement, bool accepted) {
   const float outcome = accepted ? 1.0f : 0.0f;
   // Expectation of "the truth came from the shorter contexts", given whether the token was right.
-  float chain = kUnheard;
+  float chain = judgement.base;
   for (uint32_t i = 0; i < judgement.num_says; ++i) {
     const Say& say = judgement.says[i];
     const float rest = rests_[say.bucket];

@@ -27,6 +27,7 @@ struct Judgement {
   uint8_t weight_set = 0;
   uint16_t map_slot = 0;
   float map_part = 0;     // how far between map_slot and the next
+  float base = 0;         // probability below the weakest say
   float mixed = 0;        // probability before the map
   float probability = 0;  // and after it: the one to use
   std::array<float, kMixInputs> inputs{};
@@ -71,7 +72,7 @@ class Calibration {
   static constexpr uint32_t kTotals = 8;
   static constexpr uint32_t kShares = 4;
   static constexpr uint32_t kMapPoints = 25;
-  static constexpr uint32_t kWeightSets = 25;
+  static constexpr uint32_t kWeightSets = 50;  // by match lengths of history and live, without and with shared contexts
 
   float estimate(uint32_t bucket) const;
 

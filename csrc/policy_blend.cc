@@ -1,6 +1,7 @@
 #include "csrc/policy_blend.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace redraft {
 namespace {
@@ -54,25 +55,28 @@ void BlendPolicy::judge(Level& level, float total, float best_count) const {
   level.rest = calibration_.distrust(level.bucket);
 }
 
-// Collects the contexts, the weakest first: shared ones, then those of history and live by length.
-uint32_t BlendPolicy::gather(const Context& context, const HistoryContexts& frozen, const LiveCursor& live,
-                             bool own, uint32_t length, const int32_t* end, Level* levels) const {
+// The contexts of the shared index, the weakest first.
+uint32_t BlendPolicy::gather_shared(const int32_t* end, uint32_t length, Level* levels) const {
+  const SharedIndex::Entry* entries[SharedIndex::kOrders];
+  const uint32_t known = shared_.find(end, length, entries);
   uint32_t num = 0;
-  if (options_.shared) {
-    const SharedIndex::Entry* entries[SharedIndex::kOrders];
-    const uint32_t known = shared_.find(end, length, entries);
-    for (uint32_t i = options_.blending || known == 0 ? 0 : known - 1; i < known; ++i) {
-      Level& level = levels[num++];
-      level.source = Source::kShared;
-      level.say = 0;
-      level.length = i + 1;
-      level.best = entries[i]->tokens[0];
-      level.entry = entries[i];
-      judge(level, entries[i]->total, entries[i]->counts[0]);
-    }
+  for (uint32_t i = options_.blending || known == 0 ? 0 : known - 1; i < known; ++i) {
+    Level& level = levels[num++];
+    level.source = Source::kShared;
+    level.say = 0;
+    level.length = i + 1;
+    level.best = entries[i]->tokens[0];
+    level.entry = entries[i];
+    judge(level, entries[i]->total, entries[i]->counts[0]);
   }
+  return num;
+}
+
+// The contexts of live and history, the weakest first.
+uint32_t BlendPolicy::gather(const Context& context, const HistoryContexts& frozen, const LiveCursor& live,
+                             bool own, uint32_t length, Level* levels) const {
+  uint32_t num = 0;
   const uint32_t kept = options_.blending ? kLevels : 1;
-  const uint32_t first = num;
   if (context.live != nullptr) {
     LiveCursor at = live;
     for (uint32_t taken = 0; taken < kept && at.length > 0; context.live->shorten(at)) {
@@ -113,41 +117,59 @@ uint32_t BlendPolicy::gather(const Context& context, const HistoryContexts& froz
     }
   }
   // By insertion, as they are a handful: stable, so that of equals history is the stronger.
-  for (uint32_t i = first + 1; i < num; ++i) {
-    for (uint32_t j = i; j > first && levels[j].length < levels[j - 1].length; --j) {
+  for (uint32_t i = 1; i < num; ++i) {
+    for (uint32_t j = i; j > 0 && levels[j].length < levels[j - 1].length; --j) {
       std::swap(levels[j], levels[j - 1]);
     }
   }
   return num;
 }
 
-// The token whose blended probability is highest, among the most frequent continuations of each context. The mixer
-// then only judges the chosen one: what it adds is how sure to be, seldom another choice.
-Judgement BlendPolicy::choose(const Context& context, const Level* levels, uint32_t num) const {
-  Judgement chosen;
-  float shares[2][SharedIndex::kOrders + 2 * kLevels];
-  uint32_t current = 0;  // row of `shares` that is being filled; the other one is the best choice's
-  float highest = -1;
-  int32_t seen[kChoices];
-  uint32_t num_seen = 0;
-  for (uint32_t i = num; i-- > 0 && num_seen < kChoices;) {
-    const int32_t token = levels[i].best;
-    if (token < 0 || std::find(seen, seen + num_seen, token) != seen + num_seen) continue;
-    seen[num_seen++] = token;
-    float chain = Calibration::kUnheard;
-    for (uint32_t k = 0; k < num; ++k) {
-      const float part = share(context, levels[k], token);
-      shares[current][k] = part;
-      chain = (1 - levels[k].rest) * part + levels[k].rest * chain;
+// The likeliest token, as the mixer judges it, of the two whose blended probabilities are highest among the most
+// frequent continuations of each context.
+Judgement BlendPolicy::choose(const Context& context, std::span<const Level> levels, float base) const {
+  struct Choice {
+    int32_t token = -1;
+    float chain = -1;
+    float shares[SharedIndex::kOrders + 2 * kLevels];
+  };
+  Choice choices[kChoices];
+  uint32_t num = 0;
+  Choice* best = nullptr;
+  Choice* second = nullptr;
+  for (size_t i = levels.size(); i-- > 0 && num < kChoices;) {
+    Choice& choice = choices[num];
+    choice.token = levels[i].best;
+    if (choice.token < 0) continue;
+    if (std::any_of(choices, choices + num, [&](const Choice& c) { return c.token == choice.token; })) continue;
+    ++num;
+    choice.chain = base;
+    for (size_t k = 0; k < levels.size(); ++k) {
+      choice.shares[k] = share(context, levels[k], choice.token);
+      choice.chain = (1 - levels[k].rest) * choice.shares[k] + levels[k].rest * choice.chain;
     }
-    if (chain <= highest) continue;
-    highest = chain;
-    chosen.token = token;
-    current ^= 1;
+    if (best == nullptr || choice.chain > best->chain) {
+      second = std::exchange(best, &choice);
+    } else if (second == nullptr || choice.chain > second->chain) {
+      second = &choice;
+    }
   }
-  for (uint32_t k = 0; k < num; ++k) chosen.says[k] = {levels[k].bucket, levels[k].say, shares[current ^ 1][k]};
-  chosen.num_says = static_cast<uint8_t>(num);
-  return chosen;
+  Judgement judged[2];
+  if (best == nullptr) return judged[0];
+  uint32_t longest[3] = {};  // by calibration's source; the strongest contexts come last
+  for (const Level& level : levels) longest[level.say] = level.length;
+  for (const Choice* choice : {best, second}) {
+    if (choice == nullptr) return judged[0];
+    Judgement& judgement = judged[choice == best ? 0 : 1];
+    judgement.token = choice->token;
+    judgement.base = base;
+    judgement.num_says = static_cast<uint8_t>(levels.size());
+    for (size_t k = 0; k < levels.size(); ++k) {
+      judgement.says[k] = {levels[k].bucket, levels[k].say, choice->shares[k]};
+    }
+    calibration_.mix(judgement, longest[1], longest[2]);
+  }
+  return judged[1].mixed > judged[0].mixed ? judged[1] : judged[0];
 }
 
 void BlendPolicy::draft(const Context& context, uint32_t horizon, float min_survival, Draft& draft,
@@ -167,16 +189,24 @@ void BlendPolicy::draft(const Context& context, uint32_t horizon, float min_surv
   Level levels[SharedIndex::kOrders + 2 * kLevels];
   for (uint32_t position = 0; position < horizon; ++position) {
     const auto length = static_cast<uint32_t>(context.response.size()) + position + 1;  // START counts
-    const uint32_t num = gather(context, frozen, live, own, std::min<uint32_t>(length, 1u << 30),
-                                text_.data() + text_.size(), levels);
-    // text_ may be shorter than `length`; gather() reads at most kOrders tokens of it.
-    if (num == 0) return;
-    Judgement chosen = choose(context, levels, num);
+    // The first places are for the shared contexts, which are weaker than the others.
+    constexpr uint32_t first = SharedIndex::kOrders;
+    const uint32_t last = first + gather(context, frozen, live, own, std::min<uint32_t>(length, 1u << 30), levels + first);
+    float rest = 1;  // weight in the blend of what is shorter than levels[begin]
+    uint32_t begin = last;
+    while (begin > first && rest >= kNegligible) rest *= levels[--begin].rest;
+    float base = Calibration::kUnheard;
+    if (rest < kNegligible) {
+      base = levels[begin].best_share;  // as if the contexts left out said the same
+    } else if (options_.shared) {
+      // text_ may be shorter than `length`; at most kOrders tokens of it are read.
+      const uint32_t num = gather_shared(text_.data() + text_.size(), std::min<uint32_t>(length, 1u << 30), levels);
+      begin -= num;
+      std::move_backward(levels, levels + num, levels + first);
+    }
+    Judgement chosen = choose(context, std::span(levels + begin, last - begin), base);
     if (chosen.token < 0) return;
-    uint32_t longest[3] = {};  // by calibration's source; the strongest contexts come last
-    for (uint32_t i = 0; i < num; ++i) longest[levels[i].say] = levels[i].length;
-    calibration_.mix(chosen, longest[1], longest[2]);
-    const Level& top = levels[num - 1];
+    const Level& top = levels[last - 1];
     calibration_.map(chosen, top.say, top.length, options_.calibrated);
     trail.push_back(chosen);
     survival *= chosen.probability;

@@ -64,6 +64,7 @@ class BlendPolicy {
  private:
   static constexpr uint32_t kLevels = 2;   // contexts of history and of live, longest first
   static constexpr uint32_t kChoices = 4;  // tokens compared
+  static constexpr float kNegligible = 0.01f;  // weight in the blend below which contexts are left out
 
   struct Level {
     Source source;
@@ -81,9 +82,10 @@ class BlendPolicy {
 
   void judge(Level& level, float total, float best_count) const;
   uint32_t gather(const Context& context, const HistoryContexts& frozen, const LiveCursor& live, bool own,
-                  uint32_t length, const int32_t* end, Level* levels) const;
+                  uint32_t length, Level* levels) const;
+  uint32_t gather_shared(const int32_t* end, uint32_t length, Level* levels) const;
   float share(const Context& context, const Level& level, int32_t token) const;
-  Judgement choose(const Context& context, const Level* levels, uint32_t num) const;
+  Judgement choose(const Context& context, std::span<const Level> levels, float base) const;
 
   BlendOptions options_;
   Calibration calibration_;
