@@ -28,9 +28,20 @@ uint32_t match_class(uint32_t length) {
   return length == 0 ? 0 : length < 3 ? 1 : length < 8 ? 2 : length < 24 ? 3 : 4;
 }
 
+// Natural logarithm of a positive normal number to within 1e-5, in a fraction of the library's time; the
+// mixer needs no more. The mantissa's logarithm to base 2 is interpolated by a polynomial through both ends.
+float quick_log(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  const float m = std::bit_cast<float>((bits & 0x007FFFFFu) | 0x3F800000u) - 1;
+  const float base2 =
+      m * (1.44254494f +
+           m * (-0.71814525f + m * (0.45754919f + m * (-0.27790394f + m * (0.12191127f - m * 0.02595601f)))));
+  return 0.69314718f * (static_cast<float>(static_cast<int32_t>(bits >> 23) - 127) + base2);
+}
+
 float stretch(float p) {
   p = std::clamp(p, 5e-4f, 0.9995f);
-  return std::log(p / (1 - p));
+  return quick_log(p / (1 - p));
 }
 
 float squash(float x) { return 1 / (1 + std::exp(-std::clamp(x, -20.0f, 20.0f))); }
@@ -57,6 +68,7 @@ Calibration::Calibration(bool mixing)
     weights[3] = 0.6f;
   }
   for (uint32_t bucket = 0; bucket < rests_.size(); ++bucket) rests_[bucket] = estimate(bucket);
+  for (uint32_t point = 0; point < kMapPoints; ++point) map_priors_[point] = squash(map_point(point));
 }
 
 uint16_t Calibration::bucket(uint32_t source, uint32_t length, float total, float best_share) {
@@ -99,7 +111,8 @@ void Calibration::mix(Judgement& judgement, uint32_t history_length, uint32_t li
   if (!mixing_) return;
   judgement.weight_set = static_cast<uint8_t>((with_shared ? 25 : 0) + match_class(history_length) * 5 +
                                               match_class(live_length));
-  judgement.inputs = {with_shared ? stretch(shared) : 0, stretch(history), stretch(live), stretch(chain), 0.3f};
+  judgement.inputs = {with_shared ? stretch(shared) : 0, stretch(history), stretch(live), stretch(chain),
+                      0.3f};
   const float* weights = &weights_[judgement.weight_set * kMixInputs];
   float sum = 0;
   for (uint32_t i = 0; i < kMixInputs; ++i) sum += weights[i] * judgement.inputs[i];
@@ -108,7 +121,7 @@ void Calibration::mix(Judgement& judgement, uint32_t history_length, uint32_t li
 
 void Calibration::map(Judgement& judgement, uint32_t top_source, uint32_t top_length, bool learned) const {
   const float mixed = std::clamp(judgement.mixed, 1e-4f, 0.9999f);
-  const float x = (std::clamp(std::log(mixed / (1 - mixed)), -8.0f, 7.99f) + 8) * 1.5f;
+  const float x = (std::clamp(quick_log(mixed / (1 - mixed)), -8.0f, 7.99f) + 8) * 1.5f;
   const uint32_t point = std::min(static_cast<uint32_t>(x), kMapPoints - 2);
   judgement.map_slot =
       static_cast<uint16_t>((top_source * kLengths + length_class(top_length)) * kMapPoints + point);
@@ -117,7 +130,7 @@ void Calibration::map(Judgement& judgement, uint32_t top_source, uint32_t top_le
   if (!learned) return;
   const auto at = [&](uint32_t i) {
     const Evidence& seen = map_[judgement.map_slot + i];
-    return (seen.sum + kMapPrior * squash(map_point(point + i))) / (seen.weight + kMapPrior);
+    return (seen.sum + kMapPrior * map_priors_[point + i]) / (seen.weight + kMapPrior);
   };
   judgement.probability = (1 - judgement.map_part) * at(0) + judgement.map_part * at(1);
 }

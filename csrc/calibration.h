@@ -72,7 +72,8 @@ class Calibration {
   static constexpr uint32_t kTotals = 8;
   static constexpr uint32_t kShares = 4;
   static constexpr uint32_t kMapPoints = 25;
-  static constexpr uint32_t kWeightSets = 50;  // by match lengths of history and live, without and with shared contexts
+  static constexpr uint32_t kWeightSets =
+      50;  // by match lengths of history and live, without and with shared contexts
 
   float estimate(uint32_t bucket) const;
 
@@ -81,6 +82,7 @@ class Calibration {
   std::vector<float> rests_;        // by bucket: what that evidence says
   std::vector<float> weights_;      // by weight set and input
   std::vector<Evidence> map_;       // by strongest context and point
+  std::array<float, kMapPoints> map_priors_;
 };
 
 }  // namespace redraft

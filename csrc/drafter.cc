@@ -299,8 +299,7 @@ void Drafter::draft_rows(std::span<Request* const> rows, std::span<const int32_t
 }
 
 DraftBatch Drafter::draft_all(std::span<Request* const> rows, std::span<const int32_t> horizons) {
-  // The blending policy is one object for all requests, so it drafts on one thread.
-  const size_t parts = policy_ ? 1 : static_cast<size_t>(pool_.size());
+  const size_t parts = static_cast<size_t>(pool_.size());
   std::vector<DraftBatch> drafted(parts);
   const auto part = [&](int number) {
     DraftBatch& batch = drafted[number];

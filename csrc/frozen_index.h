@@ -51,8 +51,8 @@ class FrozenIndex {
   // For policies that look at more than the longest match.
   // Moves to the longest shorter context that occurs more often; the root stays.
   void shorten(FrozenCursor& cursor) const;
-  // The heaviest token after the context, not the root, its weight, and that of the context; false when nothing
-  // follows.
+  // The heaviest token after the context, not the root, its weight, and that of the context; false when
+  // nothing follows.
   bool best_next(const FrozenCursor& cursor, int32_t& token, float& weight, float& total) const;
   // The weight with which `token` follows the context, not the root.
   float weight_next(const FrozenCursor& cursor, int32_t token) const;

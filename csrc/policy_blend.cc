@@ -125,8 +125,8 @@ uint32_t BlendPolicy::gather(const Context& context, const HistoryContexts& froz
   return num;
 }
 
-// The likeliest token, as the mixer judges it, of the two whose blended probabilities are highest among the most
-// frequent continuations of each context.
+// The likeliest token, as the mixer judges it, of the two whose blended probabilities are highest among the
+// most frequent continuations of each context.
 Judgement BlendPolicy::choose(const Context& context, std::span<const Level> levels, float base) const {
   struct Choice {
     int32_t token = -1;
@@ -141,7 +141,8 @@ Judgement BlendPolicy::choose(const Context& context, std::span<const Level> lev
     Choice& choice = choices[num];
     choice.token = levels[i].best;
     if (choice.token < 0) continue;
-    if (std::any_of(choices, choices + num, [&](const Choice& c) { return c.token == choice.token; })) continue;
+    if (std::any_of(choices, choices + num, [&](const Choice& c) { return c.token == choice.token; }))
+      continue;
     ++num;
     choice.chain = base;
     for (size_t k = 0; k < levels.size(); ++k) {
@@ -173,14 +174,14 @@ Judgement BlendPolicy::choose(const Context& context, std::span<const Level> lev
 }
 
 void BlendPolicy::draft(const Context& context, uint32_t horizon, float min_survival, Draft& draft,
-                        Trail& trail) {
+                        Trail& trail) const {
   trail.clear();
-  // The shared index reads a few tokens back, no more.
-  text_.clear();
-  const size_t tail = std::min<size_t>(context.response.size(), SharedIndex::kOrders);
-  if (tail == context.response.size()) text_.push_back(kStartToken);
-  text_.insert(text_.end(), context.response.end() - static_cast<std::ptrdiff_t>(tail),
-               context.response.end());
+  // The last tokens of the response and of the draft, for the shared index; the response begins with START.
+  int32_t text[SharedIndex::kOrders];
+  const uint32_t tail =
+      static_cast<uint32_t>(std::min<size_t>(context.response.size(), SharedIndex::kOrders));
+  std::copy_n(context.response.end() - tail, tail, text + SharedIndex::kOrders - tail);
+  if (tail < SharedIndex::kOrders) text[SharedIndex::kOrders - tail - 1] = kStartToken;
   HistoryContexts frozen = context.frozen;
   LiveCursor live;
   if (context.live != nullptr) live = context.live->last(context.sequence);
@@ -188,10 +189,11 @@ void BlendPolicy::draft(const Context& context, uint32_t horizon, float min_surv
   float survival = 1;
   Level levels[SharedIndex::kOrders + 2 * kLevels];
   for (uint32_t position = 0; position < horizon; ++position) {
-    const auto length = static_cast<uint32_t>(context.response.size()) + position + 1;  // START counts
+    const uint32_t length = static_cast<uint32_t>(std::min<size_t>(context.response.size(), 1u << 30)) +
+                            position + 1;  // START counts
     // The first places are for the shared contexts, which are weaker than the others.
     constexpr uint32_t first = SharedIndex::kOrders;
-    const uint32_t last = first + gather(context, frozen, live, own, std::min<uint32_t>(length, 1u << 30), levels + first);
+    const uint32_t last = first + gather(context, frozen, live, own, length, levels + first);
     float rest = 1;  // weight in the blend of what is shorter than levels[begin]
     uint32_t begin = last;
     while (begin > first && rest >= kNegligible) rest *= levels[--begin].rest;
@@ -199,8 +201,8 @@ void BlendPolicy::draft(const Context& context, uint32_t horizon, float min_surv
     if (rest < kNegligible) {
       base = levels[begin].best_share;  // as if the contexts left out said the same
     } else if (options_.shared) {
-      // text_ may be shorter than `length`; at most kOrders tokens of it are read.
-      const uint32_t num = gather_shared(text_.data() + text_.size(), std::min<uint32_t>(length, 1u << 30), levels);
+      const uint32_t num =
+          gather_shared(text + SharedIndex::kOrders, std::min(length, SharedIndex::kOrders), levels);
       begin -= num;
       std::move_backward(levels, levels + num, levels + first);
     }
@@ -218,7 +220,8 @@ void BlendPolicy::draft(const Context& context, uint32_t horizon, float min_surv
     draft.tokens.push_back(chosen.token);
     draft.probabilities.push_back(chosen.probability);
     draft.expected += survival;
-    text_.push_back(chosen.token);
+    std::copy(text + 1, text + SharedIndex::kOrders, text);
+    text[SharedIndex::kOrders - 1] = chosen.token;
     if (context.history != nullptr) frozen.advance(*context.history, std::span(&chosen.token, 1));
     if (context.live != nullptr) context.live->advance(live, chosen.token);
     own = false;

@@ -35,7 +35,7 @@ struct HistoryContexts {
   void advance(const FrozenIndex& history, std::span<const int32_t> tokens);
 };
 
-// Not thread-safe: its drafter serialises calls.
+// Several threads may draft at the same time; learn() and observe() want to be alone.
 class BlendPolicy {
  public:
   explicit BlendPolicy(const BlendOptions& options) : options_(options), calibration_(options.mixing) {}
@@ -52,7 +52,7 @@ class BlendPolicy {
   using Trail = std::vector<Judgement>;
 
   // Drafts up to `horizon` tokens while survival is at least `min_survival`.
-  void draft(const Context& context, uint32_t horizon, float min_survival, Draft& draft, Trail& trail);
+  void draft(const Context& context, uint32_t horizon, float min_survival, Draft& draft, Trail& trail) const;
   // Learns from the tokens that came where `trail` was drafted, and clears it.
   void learn(Trail& trail, std::span<const int32_t> tokens);
   // Adds the last `added` tokens of a response to the shared index.
@@ -62,8 +62,8 @@ class BlendPolicy {
   uint64_t nbytes() const { return sizeof(*this) + shared_.nbytes() + calibration_.nbytes(); }
 
  private:
-  static constexpr uint32_t kLevels = 2;   // contexts of history and of live, longest first
-  static constexpr uint32_t kChoices = 4;  // tokens compared
+  static constexpr uint32_t kLevels = 2;       // contexts of history and of live, longest first
+  static constexpr uint32_t kChoices = 4;      // tokens compared
   static constexpr float kNegligible = 0.01f;  // weight in the blend below which contexts are left out
 
   struct Level {
@@ -90,7 +90,7 @@ class BlendPolicy {
   BlendOptions options_;
   Calibration calibration_;
   SharedIndex shared_;
-  std::vector<int32_t> text_;  // the response and the draft while it is made; START is -1
+  std::vector<int32_t> text_;  // scratch of observe()
 };
 
 }  // namespace redraft
