@@ -44,8 +44,8 @@ class LimitedMemory : public std::pmr::memory_resource {
   uint64_t peak_ = 0;
 };
 
-// A growing array of plain values, side by side so that an access is one load. It grows by an eighth, and at
-// least by 1,024 values: little is slack, and what realloc must copy is a few bytes for each byte added
+// A growing array of plain values, side by side so that an access is one load. It grows by an eighth, and
+// while it is small faster: little is slack, and what realloc must copy is a few bytes for each byte added
 // (large arrays move by mapping their pages elsewhere). Growing moves the values: hold no reference across
 // it.
 template <typename T>
@@ -66,7 +66,8 @@ class GrowingArray {
   // After it, that many values can be added without moving any. Throws bad_alloc; then nothing has changed.
   void reserve(uint64_t more) {
     if (size_ + more <= capacity_) return;
-    const uint64_t capacity = std::max(size_ + more, capacity_ + std::max<uint64_t>(capacity_ / 8, 1024));
+    const uint64_t capacity = std::max(
+        size_ + more, capacity_ + std::max(capacity_ / 8, std::min<uint64_t>(capacity_ + 128, 1024)));
     void* moved = std::realloc(values_, capacity * sizeof(T));
     if (moved == nullptr) throw std::bad_alloc();
     values_ = static_cast<T*>(moved);

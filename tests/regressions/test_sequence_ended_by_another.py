@@ -12,7 +12,7 @@ def test_a_request_whose_sequence_another_owner_ended_drafts_from_history_and_cl
     history = FrozenIndex.build(ids(1, 2, 3, 4, 5), np.array([0, 5], dtype=np.int64))
     live = LiveIndex(ids(9))
     drafter = Drafter(min_survival=0.0)
-    request = drafter.open(live, ids(), history)
+    request = drafter.open(live, history=history)
     live.end_sequence(0)
     batch = drafter.step(ids(request), ids(1, 2), ids(0, 2), ids(3))
     assert batch.token_ids.tolist() == [3, 4, 5]
