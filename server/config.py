@@ -93,6 +93,8 @@ class LimitsConfig:
     """Most open Draft streams."""
     draft_requests: int = 4096
     """Most open requests of one Draft stream."""
+    draft_idle_bytes: int = 16 << 20
+    """Memory of the finished groups that one Draft stream keeps for siblings that start later, in bytes."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -124,8 +126,8 @@ class ServerConfig:
     """Memory for built indexes, in bytes; the least recently used go first."""
     build_ahead: float = 1.0
     """Index a prompt this long after its last response came in, in seconds; 0 = only when asked."""
-    chunk_bytes: int = 1 << 20
-    """Size of an index's pieces on the wire, in bytes."""
+    chunk_bytes: int = 1 << 19
+    """Size of an index's pieces on the wire, in bytes. Larger ones cost page faults, smaller ones calls."""
     grace: float = 10.0
     """How long running calls may take to finish when the server stops, in seconds."""
     reflection: bool = True

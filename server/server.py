@@ -182,6 +182,10 @@ def _bind(server: grpc.Server, address: str, certificates: Certificates | None) 
     return port
 
 
+def _shows_tls(config: ServerConfig) -> bool:
+    return config.security.encrypted and guarded(config.metrics_address)
+
+
 def _is_serving(health_service: health.HealthServicer) -> bool:
     answer = health_service.Check(health_pb2.HealthCheckRequest(service=SERVICE_NAME), None)
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
@@ -195,7 +199,8 @@ def serve(
     Args:
         config: the server's configuration.
         ready_file: written with "host:port" once the server answers, and removed when it stops.
-        announce: is given the line "listening on host:port".
+        announce: is given the line "listening on host:port", and "metrics on http://host:port/" if there is such a
+            port.
     """
     server, _ = create_server(config)
     wanted = threading.Event()
@@ -222,6 +227,8 @@ def serve(
         authenticated=config.security.authenticated,
     )
     announce(f"listening on {server.address}")
+    if server.metrics_address:
+        announce(f"metrics on http{'s' if _shows_tls(config) else ''}://{server.metrics_address}/")
     wanted.wait()
     server.stop(config.grace)
     if ready_file is not None:

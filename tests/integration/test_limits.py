@@ -15,6 +15,7 @@ from redraft.errors import InvalidArgument
 from redraft.server.config import LimitsConfig
 from redraft.server.interceptors import host_of
 from redraft.v1 import common_pb2, drafting_pb2, stats_pb2
+from redraft.wire import tokens_to_bytes
 
 
 @contextmanager
@@ -130,3 +131,27 @@ def test_a_host_is_an_address_without_its_port():
     assert host_of("ipv4:10.0.0.1:1234") == "ipv4:10.0.0.1"
     assert host_of("ipv6:[::1]:1234") == "ipv6:[::1]"
     assert host_of("unix:/run/redraft.sock") == "unix:/run/redraft.sock"
+
+
+@pytest.mark.parametrize(("idle_bytes", "drafted"), [(1 << 20, 5), (1, 0)])
+def test_finished_groups_serve_later_siblings_within_their_memory(
+    start, publisher, rollout, idle_bytes, drafted
+):
+    running = limited(start, publisher, rollout, draft_idle_bytes=idle_bytes)
+    group = rollout(prompt=7, sample=1)  # without history; sample 0 repeats its prompt
+    prompt = common_pb2.Prompt(token_ids=tokens_to_bytes(group.prompt_token_ids))
+    text = group.response_token_ids
+
+    def steps():
+        for number, (known, horizon) in enumerate([(text, 0), (text[:12], 5)]):
+            yield drafting_pb2.DraftRequest(
+                run=common_pb2.Run(name="run"),
+                open=[drafting_pb2.OpenRequest(id=number, prompt=prompt)],
+                advance=[
+                    drafting_pb2.AdvanceRequest(id=number, token_ids=tokens_to_bytes(known), horizon=horizon)
+                ],
+                close=[number],
+            )
+
+    answers = list(running.stub.Draft(steps(), timeout=20))
+    assert len(answers[1].drafts[0].token_ids) == 4 * drafted
