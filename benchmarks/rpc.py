@@ -51,7 +51,7 @@ class Sizes:
     """Size of the history that a restarted server opens, in bytes."""
     streams: int = 256
     """Draft streams held open."""
-    hold_seconds: float = 10.0
+    hold_seconds: float = 40.0
     """How long they are held, in seconds."""
     fetch_seconds: float = 3.0
     """How long an index is fetched again and again, in seconds."""
@@ -198,7 +198,7 @@ def measure_restart(sizes: Sizes, result: Result, _groups: Sequence[Group]) -> N
 def measure_streams(sizes: Sizes, result: Result, _groups: Sequence[Group]) -> None:
     """Hold Draft streams whose requests come and go, as workers' do."""
     with _folder() as data, ServerProcess(data, "--build-ahead", "0", *_LIMITS) as server:
-        groups = [rpc_load.synthetic(n, 4, 400) for n in range(64)]
+        groups = [rpc_load.synthetic(n, 4, 2_000) for n in range(64)]
         with _channel(server) as channel:
             _publish(channel.stream_unary(_SERVICE + "PublishRollouts"), list(rpc_load.messages(groups)))
         levels = asyncio.run(_hold(server, groups, sizes))
@@ -230,8 +230,9 @@ async def _hold(server: ServerProcess, groups: Sequence[Group], sizes: Sizes) ->
             group = groups[(number + turn) % len(groups)]
             request.open.add(id=turn, prompt=rpc_load.prompt_message(group.prompt))
             text = group.responses[turn % len(group.responses)]
-            for at in range(0, len(text), 40):
-                request.advance.add(id=turn, token_ids=tokens_to_bytes(text[at : at + 40]), horizon=8)
+            # More tokens at a time than a step brings, so that what a stream may keep is reached soon.
+            for at in range(0, len(text), 200):
+                request.advance.add(id=turn, token_ids=tokens_to_bytes(text[at : at + 200]), horizon=8)
                 await call.write(request)
                 await call.read()
                 request = drafting_pb2.DraftRequest()

@@ -93,7 +93,7 @@ class LimitsConfig:
     """Most open Draft streams."""
     draft_requests: int = 4096
     """Most open requests of one Draft stream."""
-    draft_idle_bytes: int = 16 << 20
+    draft_idle_bytes: int = 1 << 20
     """Memory of the finished groups that one Draft stream keeps for siblings that start later, in bytes."""
 
     def __post_init__(self) -> None:

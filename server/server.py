@@ -21,6 +21,7 @@ from redraft._version import __version__
 from redraft.errors import AlreadyExists
 from redraft.server import status_page
 from redraft.server.certificates import Certificates
+from redraft.server.chunks import EncodedResponses
 from redraft.server.config import ServerConfig, split_address
 from redraft.server.history import History
 from redraft.server.interceptors import LimitingInterceptor, MeteringInterceptor
@@ -126,6 +127,7 @@ def create_server(config: ServerConfig) -> tuple[DraftServer, int]:
         ]
         if tokens is not None:
             interceptors.append(TokenInterceptor(tokens))
+        interceptors.append(EncodedResponses())
         # Calls beyond the limit still need a thread to be refused by, with the limit's name; what exceeds that too
         # gRPC refuses on its own, nameless and uncounted.
         threads = limits.calls + _SPARE_THREADS

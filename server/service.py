@@ -19,6 +19,7 @@ from redraft.errors import InvalidArgument, NotFound, RedraftError, ResourceExha
 from redraft.server import ingest
 from redraft.server.acceptance import AcceptanceBook
 from redraft.server.ahead import AheadBuilder
+from redraft.server.chunks import encode_chunks
 from redraft.server.config import ServerConfig
 from redraft.server.drafting import DraftSession
 from redraft.server.history import Appended, GroupRecord, History, Int32Array, RunRecord
@@ -165,7 +166,7 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
     @_streaming
     def FetchIndex(  # noqa: N802
         self, request: index_pb2.FetchIndexRequest, context: grpc.ServicerContext
-    ) -> Iterator[index_pb2.FetchIndexResponse]:
+    ) -> Iterator[index_pb2.FetchIndexResponse | bytes]:
         """Send the frozen indexes that changed since the sender's revision."""
         run = self._known_run(request.run)
         if not request.prompts:
@@ -180,10 +181,9 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
             header, built = self._look_up(run, key, token_ids, request.prompts[position].revision)
             yield index_pb2.FetchIndexResponse(position=position, header=header)
             if built is not None:
-                for start in range(0, len(built.blob), self._config.chunk_bytes):
-                    chunk = built.blob[start : start + self._config.chunk_bytes]
-                    yield index_pb2.FetchIndexResponse(position=position, chunk=chunk)
-                    self._metrics.count_sent(len(chunk))
+                # Encoded already: see chunks.
+                yield from encode_chunks(position, built.blob, self._config.chunk_bytes)
+                self._metrics.count_sent(len(built.blob))
 
     @_streaming
     def Draft(  # noqa: N802
