@@ -215,6 +215,26 @@ def test_readiness_follows_the_server_and_liveness_the_process(metered):
         fetch(address, "/healthz")
 
 
+def test_a_server_that_drains_is_not_ready_but_alive(published, eventually):
+    address = published.server.metrics_address
+    release = threading.Event()
+
+    def messages():
+        yield drafting_pb2.DraftRequest(run=common_pb2.Run(name="run"))
+        release.wait(60)
+
+    call = published.stub.Draft(messages())
+    next(call)
+    stopping = threading.Thread(target=published.server.stop, args=(60.0,))
+    stopping.start()
+    eventually(lambda: fetch(address, "/readyz")[0] == 503)
+    assert fetch(address, "/healthz")[0] == 200
+    assert list(release.set() or call) == []  # the stream may finish
+    stopping.join(60)
+    with pytest.raises(ConnectionError):
+        fetch(address, "/healthz")
+
+
 def test_nothing_can_be_changed_or_found_through_the_port(metered):
     address = metered.server.metrics_address
     for method in ("POST", "PUT", "DELETE"):

@@ -9,6 +9,7 @@ import pytest
 from redraft.client import Credentials, DraftClient
 from redraft.errors import FailedPrecondition, InvalidArgument, Unauthenticated, Unavailable
 from redraft.server import ServerConfig
+from redraft.server.config import is_loopback, split_address
 from redraft.server.security import SecurityConfig
 
 TOKEN = "a-token-of-more-than-16-characters"
@@ -203,3 +204,33 @@ def test_a_token_never_travels_unencrypted_to_another_machine(publisher, source)
 
 def test_a_token_is_not_shown(certificates):
     assert TOKEN not in repr(SecurityConfig(token=TOKEN)) + repr(Credentials(token=TOKEN))
+
+
+def test_the_defaults_listen_on_loopback_only(process):
+    psutil = pytest.importorskip("psutil")
+    assert is_loopback(split_address(ServerConfig().address)[0])
+    assert ServerConfig().metrics_address == ""
+    server = process()
+    server.flags = ("--metrics-address", "127.0.0.1:0")
+    server.start()
+    scanned = [
+        each.laddr
+        for each in psutil.Process(server.popen.pid).net_connections("inet")
+        if each.status == psutil.CONN_LISTEN
+    ]
+    assert len(scanned) == 2
+    assert all(is_loopback(address.ip) for address in scanned)
+
+
+def test_what_counts_as_loopback():
+    for host in ("localhost", "127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"):
+        assert is_loopback(host), host
+    for host in (
+        "0.0.0.0",
+        "::",
+        "10.0.0.1",
+        "::ffff:10.0.0.1",
+        "localhost.example.org",
+        "127.0.0.1.example.org",
+    ):
+        assert not is_loopback(host), host
