@@ -110,7 +110,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--metrics-address",
     default="",
-    help="host:port of an HTTP port with Prometheus metrics, a status page, /healthz and /readyz.  [default: none]",
+    help="host:port of an HTTP port with Prometheus metrics, a status page, /healthz and /readyz.",
+    show_default="none",
 )
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option(

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from redraft.server.config import LimitsConfig
-from redraft.server.logs import event
+from redraft.server.logs import Throttle, event
 from redraft.server.metrics import Metrics
 from redraft.server.security import is_open
 from redraft.v1 import service_pb2
@@ -116,7 +116,7 @@ class LimitingInterceptor(grpc.ServerInterceptor):  # type: ignore[misc,unused-i
         self._calls = _Rates(limits.peer_call_rate)
         self._connections = _Rates(limits.peer_connection_rate)
         self._known: OrderedDict[str, None] = OrderedDict()
-        self._said: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._throttle = Throttle()
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """Return the call's handler, limited."""
@@ -167,14 +167,7 @@ class LimitingInterceptor(grpc.ServerInterceptor):  # type: ignore[misc,unused-i
 
     def _refuse(self, context: Any, peer: str, limit: str, text: str) -> None:
         self._metrics.count_refused_call(limit)
-        now = time.monotonic()
-        with self._lock:
-            say = now - self._said.get((peer, limit), -60.0) >= 60.0
-            if say:
-                self._said[peer, limit] = now
-                if len(self._said) > _MAX_PEERS:
-                    self._said.popitem(last=False)
-        if say:  # at most once a minute: a flood of calls must not become a flood of lines
+        if self._throttle.allows(peer, limit):
             event(_LOG, logging.WARNING, "calls refused", limit=limit, peer=peer, reason=text)
         context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{limit}: {text}; try again later")
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal, TextIO
+import threading
+import time
+from collections import OrderedDict
+from typing import Literal
 
 from pythonjsonlogger.json import JsonFormatter
 
 LogFormat = Literal["text", "json"]
 
 _FIELDS = "redraft_fields"
+_MAX_SAID = 10_000
 
 
 def event(logger: logging.Logger, level: int, what: str, /, **fields: object) -> None:
@@ -23,6 +27,31 @@ def event(logger: logging.Logger, level: int, what: str, /, **fields: object) ->
         fields: its particulars: names, counts, paths. Not what anybody's tokens are.
     """
     logger.log(level, what, extra={_FIELDS: fields})
+
+
+class Throttle:
+    """Says whether an event may be logged again: what a client can bring about at will must not flood the log.
+
+    Args:
+        seconds: how long an event stays quiet once it was logged.
+    """
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._said: OrderedDict[tuple[str, ...], float] = OrderedDict()
+
+    def allows(self, *what: str) -> bool:
+        """Return whether `what` was not said lately, and note that it is said now."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._said.get(what, -self._seconds) < self._seconds:
+                return False
+            self._said[what] = now
+            self._said.move_to_end(what)
+            if len(self._said) > _MAX_SAID:
+                self._said.popitem(last=False)
+            return True
 
 
 class TextFormatter(logging.Formatter):
@@ -59,17 +88,16 @@ def formatter(form: LogFormat) -> logging.Formatter:
     )
 
 
-def set_up(level: str, form: LogFormat, stream: TextIO = sys.stderr) -> None:
-    """Send the process's log to a stream.
+def set_up(level: str, form: LogFormat) -> None:
+    """Send the process's log to its error stream.
 
     Args:
         level: "debug", "info", "warning" or "error".
         form: "text" for people, "json" for machines: one object a line.
-        stream: where to.
     """
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(form))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 def _plain(value: object) -> str:

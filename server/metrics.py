@@ -148,11 +148,11 @@ class Levels(Collector):
         yield _gauge("build", "Always 1; the version is in the label.", 1, version=__version__)
         yield _gauge("start_time_seconds", "When the server was made, in seconds since 1970.", self._started)
         yield _gauge("store_bytes", "Size of the history on disk.", self._history.nbytes)
-        yield _gauge(
-            "store_free_bytes",
-            "Free space of the disk that holds the history.",
-            shutil.disk_usage(self._directory).free,
-        )
+        try:
+            free = shutil.disk_usage(self._directory).free
+        except OSError:
+            free = 0  # the directory is gone: nothing can be written any more
+        yield _gauge("store_free_bytes", "Free space of the disk that holds the history.", free)
         yield _count("damaged_records", "Stored records found damaged and skipped.", self._history.damaged)
         yield _gauge("indexes", "Built indexes in memory.", len(self._shelf))
         yield _gauge("index_bytes", "Memory of the built indexes.", self._shelf.nbytes)

@@ -48,6 +48,7 @@ class Retention:
     def __init__(self, config: RetentionConfig, next_revision: NextRevision) -> None:
         self._config = config
         self._next_revision = next_revision
+        # A transaction that fails does not take these back, which only delays what would be removed.
         # Upper bounds of the runs' tokens: counting a large run takes a while, so it is done only near the limit.
         self._at_most: dict[int, int] = {}
         self._newest: dict[int, int] = {}
@@ -70,8 +71,6 @@ class Retention:
             epoch: newest epoch among what was added.
             tokens: how many were added.
         """
-        if self._config.unlimited:
-            return 0, 0
         responses = removed = 0
         for part in (
             self._keep_epochs(connection, run_id, epoch),

@@ -24,7 +24,7 @@ from redraft.server.config import ServerConfig
 from redraft.server.drafting import DraftSession
 from redraft.server.history import Appended, GroupRecord, History, Int32Array, RunRecord
 from redraft.server.indexes import BuiltIndex, IndexShelf
-from redraft.server.logs import event
+from redraft.server.logs import Throttle, event
 from redraft.server.metrics import Levels, Metrics
 from redraft.status import NAMES, NUMBERS, status_of
 from redraft.v1 import common_pb2, drafting_pb2, index_pb2, publish_pb2, service_pb2_grpc, stats_pb2
@@ -88,6 +88,7 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._refused_groups = 0
+        self._throttle = Throttle()
         self._calls = 0
         self._draft_streams = threading.BoundedSemaphore(config.limits.draft_streams)
         levels = Levels(
@@ -274,6 +275,8 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
             self._refused_groups += len(refused)
         for outcome in refused:
             self._metrics.count_refused_group(NAMES[outcome.code])
+        if not self._throttle.allows("groups", run.name, NAMES[refused[0].code]):
+            return
         event(
             _LOG,
             logging.WARNING,
@@ -319,7 +322,8 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
             built = self._shelf.get(prompt)
         except RedraftError as error:  # one prompt's trouble must not cost the others of the call theirs
             self._shelf.note("failed")
-            event(_LOG, logging.WARNING, "no index", run=run.name, code=error.code, reason=error)
+            if self._throttle.allows("index", run.name, error.code):
+                event(_LOG, logging.WARNING, "no index", run=run.name, code=error.code, reason=error)
             return _HEADER(outcome=_HEADER.OUTCOME_FAILED, code=NUMBERS[error.code], message=str(error)), None
         if built is None:
             return _HEADER(outcome=_HEADER.OUTCOME_NO_HISTORY, revision=prompt.revision), None

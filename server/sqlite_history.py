@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -79,7 +80,8 @@ class SqliteHistory:
         except BaseException:
             self._lock.close()
             raise
-        self._retention = Retention(retention, self._next_revision) if retention is not None else None
+        limited = retention is not None and not retention.unlimited
+        self._retention = Retention(retention, self._next_revision) if retention and limited else None
         self._commit = GroupCommit(self._writer)
 
     def _open_writer(self) -> sqlite3.Connection:
@@ -105,8 +107,11 @@ class SqliteHistory:
     @property
     def nbytes(self) -> int:
         """Bytes on disk."""
-        paths = [self._path, self._path.with_name(FILE_NAME + "-wal")]
-        return sum(path.stat().st_size for path in paths if path.exists())
+        total = 0
+        for path in (self._path, self._path.with_name(FILE_NAME + "-wal")):
+            with contextlib.suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
 
     def run(self, name: str) -> RunRecord | None:
         """Return the run of that name."""

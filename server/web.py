@@ -17,7 +17,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from redraft.errors import AlreadyExists, FailedPrecondition
+from redraft.errors import AlreadyExists, FailedPrecondition, Unavailable
 from redraft.server.certificates import Certificates
 from redraft.server.config import is_loopback, split_address
 from redraft.server.logs import event
@@ -97,6 +97,8 @@ class StatusApplication:
                 return [] if environ["REQUEST_METHOD"] == "HEAD" else body
             if path == "/":
                 return answer(HTTPStatus.OK, self._page(), "text/html")
+        except Unavailable as error:  # the server is stopping
+            return answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n")
         except Exception:
             _LOG.exception("the metrics port failed at %s", path)
             return answer(

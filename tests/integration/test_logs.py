@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from redraft.server.logs import event, formatter
+from redraft.server.logs import Throttle, event, formatter
 
 
 @pytest.fixture
@@ -70,6 +70,17 @@ def test_other_libraries_lines_and_exceptions_are_formatted_too(log):
     parsed = json.loads(log("json", fail))
     assert parsed["event"] == "it failed at noon"
     assert "ValueError: what went wrong" in parsed["exc_info"]
+
+
+def test_what_clients_bring_about_is_said_once_a_while():
+    throttle = Throttle(seconds=1000.0)
+    assert [throttle.allows("peer", limit) for limit in ("calls", "calls", "rate", "calls")] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert [Throttle(seconds=0.0).allows("peer") for _ in range(2)] == [True, True]
 
 
 def test_the_server_logs_refusals_with_their_reason_and_never_token_ids(process):
