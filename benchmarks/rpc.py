@@ -51,7 +51,7 @@ class Sizes:
     """Size of the history that a restarted server opens, in bytes."""
     streams: int = 256
     """Draft streams held open."""
-    hold_seconds: float = 40.0
+    hold_seconds: float = 45.0
     """How long they are held, in seconds."""
     fetch_seconds: float = 3.0
     """How long an index is fetched again and again, in seconds."""
@@ -231,8 +231,8 @@ async def _hold(server: ServerProcess, groups: Sequence[Group], sizes: Sizes) ->
             request.open.add(id=turn, prompt=rpc_load.prompt_message(group.prompt))
             text = group.responses[turn % len(group.responses)]
             # More tokens at a time than a step brings, so that what a stream may keep is reached soon.
-            for at in range(0, len(text), 200):
-                request.advance.add(id=turn, token_ids=tokens_to_bytes(text[at : at + 200]), horizon=8)
+            for at in range(0, len(text), 500):
+                request.advance.add(id=turn, token_ids=tokens_to_bytes(text[at : at + 500]), horizon=8)
                 await call.write(request)
                 await call.read()
                 request = drafting_pb2.DraftRequest()
