@@ -77,6 +77,9 @@ class Result:
     """The same for each second of wall time, with one client."""
     store_bytes_per_token: float | None = None
     fetch_bytes_per_second: float | None = None
+    """Median over the fetches, wall time."""
+    fetch_bytes_per_core_second: float | None = None
+    """Bytes sent for each second of the server's CPU time."""
     fetch_index_bytes: int | None = None
     ingest_rss_bytes: int | None = None
     """Most resident memory of the server while it takes and indexes `ingest_tokens`."""
@@ -147,14 +150,17 @@ def measure_fetch(sizes: Sizes, result: Result, _groups: Sequence[Group]) -> Non
         encoded = ask.SerializeToString()
         for _ in range(3):
             size = sum(map(len, fetch(encoded, timeout=60)))
-        speeds = []
+        speeds, total, used = [], 0, server.cpu_seconds()
         deadline = time.perf_counter() + sizes.fetch_seconds
         while time.perf_counter() < deadline:
             started = time.perf_counter()
             received = sum(map(len, fetch(encoded, timeout=60)))
             speeds.append(received / (time.perf_counter() - started))
+            total += received
+        used = server.cpu_seconds() - used
     result.fetch_index_bytes = size
     result.fetch_bytes_per_second = statistics.median(speeds)
+    result.fetch_bytes_per_core_second = total / max(used, 1e-9)
 
 
 def measure_ingest(sizes: Sizes, result: Result, _groups: Sequence[Group]) -> None:
