@@ -9,6 +9,7 @@ from redraft.lazy_group import LazyGroup
 COMMANDS = {
     "acceptance": ("redraft.benchmarks.acceptance_command:acceptance", "Replay recorded rollouts."),
     "index": ("redraft.benchmarks.index_command:index", "Measure size and speed of the indexes."),
+    "rpc": ("redraft.benchmarks.rpc_command:rpc", "Measure a draft server under load."),
 }
 
 

@@ -9,6 +9,9 @@ from redraft.errors import BY_CODE, RedraftError, Unavailable
 NUMBERS: dict[str, int] = {code.name: code.value[0] for code in grpc.StatusCode}
 """gRPC status code name -> number."""
 
+NAMES: dict[int, str] = {number: name for name, number in NUMBERS.items()}
+"""gRPC status code number -> name."""
+
 _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from redraft.errors import RedraftError, Unavailable
 from redraft.server.history import GroupRecord, History, Int32Array, RunRecord
 from redraft.server.indexes import IndexShelf
+from redraft.server.logs import event
 
 _LOG = logging.getLogger("redraft.server")
 _MAX_WAITING = 100_000
@@ -89,6 +90,6 @@ class AheadBuilder:
         except Unavailable:
             pass  # the server is stopping
         except RedraftError as error:
-            _LOG.warning("could not index a prompt of run %s ahead of need: %s", run.name, error)
+            event(_LOG, logging.WARNING, "no index ahead", run=run.name, reason=error)
         except Exception:  # the thread must outlive whatever one prompt does to it
             _LOG.exception("could not index a prompt of run %s ahead of need", run.name)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 from pathlib import Path
 
 import click
@@ -13,11 +11,13 @@ from redraft.errors import RedraftError
 from redraft.server.config import (
     DEFAULT_ADDRESS,
     LimitsConfig,
+    RetentionConfig,
     ServerConfig,
     WindowConfig,
     default_data_directory,
 )
 from redraft.server.history_commands import history
+from redraft.server.logs import LogFormat, set_up
 from redraft.server.security import SecurityConfig
 
 __all__ = ["history", "serve"]
@@ -52,6 +52,19 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     default=_WINDOW.age_decay,
     help="Weight of a response relative to one that is an epoch newer, in (0, 1].",
 )
+@click.option(
+    "--keep-epochs", default=0, help="Newest epochs of each run that stay on disk, in epochs; 0 = all."
+)
+@click.option(
+    "--keep-prompt-tokens",
+    default=0,
+    help="Most response tokens of each prompt that stay on disk, newest epochs first, in tokens; 0 = all.",
+)
+@click.option(
+    "--keep-run-tokens",
+    default=0,
+    help="Most response tokens of each run that stay on disk, newest epochs first, in tokens; 0 = all.",
+)
 @click.option("--index-memory", default=2048, help="Memory for built indexes, in MiB.")
 @click.option(
     "--build-ahead",
@@ -61,6 +74,16 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--max-message", default=_LIMITS.message_bytes // _MIB, help="Largest message, in MiB.")
 @click.option("--max-response", default=_LIMITS.response_tokens, help="Longest response, in tokens.")
 @click.option("--max-prompt", default=_LIMITS.prompt_tokens, help="Longest prompt, in tokens.")
+@click.option("--max-calls", default=_LIMITS.calls, help="Most calls at once, streams included.")
+@click.option("--max-peer-calls", default=_LIMITS.peer_calls, help="Most calls at once from one host.")
+@click.option(
+    "--max-peer-call-rate", default=_LIMITS.peer_call_rate, help="Most calls a second from one host."
+)
+@click.option(
+    "--max-peer-connection-rate",
+    default=_LIMITS.peer_connection_rate,
+    help="Most new connections a second from one host.",
+)
 @click.option(
     "--grace", default=10.0, help="How long running calls may take when the server stops, in seconds."
 )
@@ -84,18 +107,37 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     type=click.Path(dir_okay=False, path_type=Path),
     help="File to write host:port to once the server answers.",
 )
+@click.option(
+    "--metrics-address",
+    default="",
+    help="host:port of an HTTP port with Prometheus metrics, a status page, /healthz and /readyz.",
+    show_default="none",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="One line, or one object, an event.",
+)
 def serve(
     address: str,
     data: Path,
     window_epochs: int,
     window_tokens: int,
     age_decay: float,
+    keep_epochs: int,
+    keep_prompt_tokens: int,
+    keep_run_tokens: int,
     index_memory: int,
     build_ahead: float,
     max_message: int,
     max_response: int,
     max_prompt: int,
+    max_calls: int,
+    max_peer_calls: int,
+    max_peer_call_rate: int,
+    max_peer_connection_rate: int,
     grace: float,
     insecure: bool,
     tls_certificate: Path | None,
@@ -104,7 +146,9 @@ def serve(
     token_file: Path | None,
     reflection: bool,
     ready_file: Path | None,
+    metrics_address: str,
     log_level: str,
+    log_format: LogFormat,
 ) -> None:
     """Run a draft server until it is told to stop (SIGTERM or Ctrl-C).
 
@@ -112,9 +156,7 @@ def serve(
     """
     from redraft.server.server import serve as run
 
-    logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    set_up(log_level, log_format)
     try:
         config = ServerConfig(
             address=address,
@@ -128,13 +170,23 @@ def serve(
                 token="" if token_file is not None else os.environ.get("REDRAFT_TOKEN", ""),
             ),
             window=WindowConfig(epochs=window_epochs, tokens=window_tokens, age_decay=age_decay),
+            retention=RetentionConfig(
+                epochs=keep_epochs, prompt_tokens=keep_prompt_tokens, run_tokens=keep_run_tokens
+            ),
             limits=LimitsConfig(
-                message_bytes=max_message * _MIB, response_tokens=max_response, prompt_tokens=max_prompt
+                message_bytes=max_message * _MIB,
+                response_tokens=max_response,
+                prompt_tokens=max_prompt,
+                calls=max_calls,
+                peer_calls=max_peer_calls,
+                peer_call_rate=max_peer_call_rate,
+                peer_connection_rate=max_peer_connection_rate,
             ),
             index_bytes=index_memory * _MIB,
             build_ahead=build_ahead,
             grace=grace,
             reflection=reflection,
+            metrics_address=metrics_address,
         )
         run(config, ready_file=ready_file, announce=click.echo)
     except RedraftError as error:

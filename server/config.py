@@ -41,6 +41,31 @@ class WindowConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionConfig:
+    """What of a run is kept on disk; what is beyond it is removed when more is published, oldest epochs first.
+
+    The newest group of a prompt always stays, however large.
+    """
+
+    epochs: int = 0
+    """Newest epochs of a run that are kept; 0 = all."""
+    prompt_tokens: int = 0
+    """Most response tokens of each prompt that are kept; 0 = all."""
+    run_tokens: int = 0
+    """Most response tokens of each run that are kept; 0 = all."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if getattr(self, each.name) < 0:
+                raise InvalidArgument(f"{each.name}: must not be negative, got {getattr(self, each.name)}")
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether nothing is ever removed."""
+        return not (self.epochs or self.prompt_tokens or self.run_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LimitsConfig:
     """What a single client may ask of the server."""
 
@@ -58,10 +83,18 @@ class LimitsConfig:
     """Most prompts of one FetchIndex call."""
     calls: int = 512
     """Most calls at once, streams included; more are refused with RESOURCE_EXHAUSTED."""
+    peer_calls: int = 448
+    """Most calls at once from one host, streams included."""
+    peer_call_rate: int = 5000
+    """Most calls a second from one host; twice as many may come in a burst."""
+    peer_connection_rate: int = 200
+    """Most new connections a second from one host, each counted at its first call; twice as many in a burst."""
     draft_streams: int = 256
     """Most open Draft streams."""
     draft_requests: int = 4096
     """Most open requests of one Draft stream."""
+    draft_idle_bytes: int = 1 << 20
+    """Memory of the finished groups that one Draft stream keeps for siblings that start later, in bytes."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -75,7 +108,7 @@ class ServerConfig:
 
     Raises:
         InvalidArgument: a value is out of range.
-        FailedPrecondition: the address is not a loopback one, `security` lacks encryption or authentication, and
+        FailedPrecondition: an address is not a loopback one, `security` lacks encryption or authentication, and
             `insecure` is not set.
     """
 
@@ -87,17 +120,21 @@ class ServerConfig:
     """Listen beyond this machine without encryption or without authentication."""
     security: SecurityConfig = field(default_factory=SecurityConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     index_bytes: int = 2 << 30
     """Memory for built indexes, in bytes; the least recently used go first."""
     build_ahead: float = 1.0
     """Index a prompt this long after its last response came in, in seconds; 0 = only when asked."""
-    chunk_bytes: int = 1 << 20
-    """Size of an index's pieces on the wire, in bytes."""
+    chunk_bytes: int = 1 << 19
+    """Size of an index's pieces on the wire, in bytes. Larger ones cost page faults, smaller ones calls."""
     grace: float = 10.0
     """How long running calls may take to finish when the server stops, in seconds."""
     reflection: bool = True
     """Serve gRPC reflection."""
+    metrics_address: str = ""
+    """host:port of the HTTP port with metrics, status page and health; port 0 takes a free one; empty = none. On a
+    loopback address it is open to everybody on this machine; elsewhere it asks for what the gRPC port asks for."""
 
     def __post_init__(self) -> None:
         if self.index_bytes <= 0:
@@ -110,7 +147,12 @@ class ServerConfig:
             raise InvalidArgument(f"build_ahead: must not be negative, got {self.build_ahead}")
         if self.grace < 0:
             raise InvalidArgument(f"grace: must not be negative, got {self.grace}")
-        host, _ = split_address(self.address)
+        self._check_exposure("address", self.address)
+        if self.metrics_address:
+            self._check_exposure("metrics_address", self.metrics_address)
+
+    def _check_exposure(self, field: str, address: str) -> None:
+        host, _ = split_address(address, field)
         if self.insecure or is_loopback(host):
             return
         missing = [
@@ -123,12 +165,12 @@ class ServerConfig:
         ]
         if missing:
             raise FailedPrecondition(
-                f"address: {self.address} can be reached from other machines, and connections are not "
+                f"{field}: {address} can be reached from other machines, and connections are not "
                 f"{' nor '.join(missing)}; set that up, listen on 127.0.0.1, or accept the risk with --insecure"
             )
 
 
-def split_address(address: str) -> tuple[str, int]:
+def split_address(address: str, field: str = "address") -> tuple[str, int]:
     """Return host (without brackets) and port of "host:port" or "[v6]:port".
 
     Raises:
@@ -136,7 +178,7 @@ def split_address(address: str) -> tuple[str, int]:
     """
     host, colon, port = address.rpartition(":")
     if not (colon and host and port.isascii() and port.isdecimal() and int(port) < 65536):
-        raise InvalidArgument(f"address: {address!r} is not host:port")
+        raise InvalidArgument(f"{field}: {address!r} is not host:port")
     return host.strip("[]"), int(port)
 
 
@@ -145,6 +187,9 @@ def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped.is_loopback
+    return address.is_loopback

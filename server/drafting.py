@@ -137,7 +137,14 @@ class DraftSession:
             return
         self._drafter.close(handle)
         self._groups[key].open.discard(request_id)
-        # A finished group's text serves siblings that start later; the oldest idle groups go first.
-        idle = [key for key, group in self._groups.items() if not group.open]
-        for key in idle[: max(len(self._groups) - self._limits.draft_requests, 0)]:
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
+        # A finished group's text serves siblings that start later, within bounds; the oldest idle groups go first.
+        idle = [(key, group.live.nbytes) for key, group in self._groups.items() if not group.open]
+        count, nbytes = len(idle), sum(size for _, size in idle)
+        for key, size in idle:
+            if count <= self._limits.draft_requests and nbytes <= self._limits.draft_idle_bytes:
+                return
             del self._groups[key]
+            count, nbytes = count - 1, nbytes - size

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from redraft.errors import DataLoss, RedraftError, ResourceExhausted, Unavailable
+from redraft.server.logs import event
 
 _LOG = logging.getLogger("redraft.server")
 
@@ -96,7 +97,7 @@ class GroupCommit:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
             failure = translate(error) if isinstance(error, sqlite3.Error) else error
-            _LOG.error("history: nothing of %d writes was stored: %s", len(batch), failure)
+            event(_LOG, logging.ERROR, "writes failed", writes=len(batch), reason=failure)
             for job in batch:
                 job.future.set_exception(failure)
             return

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from redraft._core import FrozenIndex
 from redraft.server.config import WindowConfig
@@ -35,7 +37,11 @@ class IndexCounts:
     builds: int = 0
     build_seconds: float = 0.0
     hits: int = 0
+    misses: int = 0
     not_modified: int = 0
+    absent: int = 0
+    """Wanted indexes of prompts without history."""
+    failed: int = 0
     evictions: int = 0
 
 
@@ -47,14 +53,22 @@ class IndexShelf:
         window: which of them are indexed.
         memory_bytes: budget for the indexes kept, in bytes; one that is larger is served but not kept.
         builders: indexes built at once.
+        on_build: is told the seconds that each build took.
     """
 
     def __init__(
-        self, history: History, window: WindowConfig, *, memory_bytes: int, builders: int = 2
+        self,
+        history: History,
+        window: WindowConfig,
+        *,
+        memory_bytes: int,
+        builders: int = 2,
+        on_build: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._history = history
         self._window = window
         self._memory_bytes = memory_bytes
+        self._on_build = on_build
         self._builders = threading.BoundedSemaphore(builders)
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, BuiltIndex] = OrderedDict()
@@ -75,6 +89,7 @@ class IndexShelf:
                 self._kept.move_to_end(prompt.prompt_id)
                 self._counts.hits += 1
                 return kept
+            self._counts.misses += 1
             self._asked += 1
         try:
             return self._share(prompt)
@@ -108,10 +123,10 @@ class IndexShelf:
             self._fly(prompt, future)
         return future.result()
 
-    def note_not_modified(self) -> None:
-        """Count a wanted index that the asker held already."""
+    def note(self, outcome: Literal["not_modified", "absent", "failed"]) -> None:
+        """Count a wanted index that was not served: the asker held it, there is no history, or it failed."""
         with self._lock:
-            self._counts.not_modified += 1
+            setattr(self._counts, outcome, getattr(self._counts, outcome) + 1)
 
     @property
     def nbytes(self) -> int:
@@ -124,10 +139,7 @@ class IndexShelf:
     def counts(self) -> IndexCounts:
         """Return a copy of the counts."""
         with self._lock:
-            counts = self._counts
-            return IndexCounts(
-                counts.builds, counts.build_seconds, counts.hits, counts.not_modified, counts.evictions
-            )
+            return replace(self._counts)
 
     def _fly(self, prompt: PromptRecord, future: Future[BuiltIndex | None]) -> None:
         built: BuiltIndex | None = None
@@ -152,13 +164,15 @@ class IndexShelf:
         if not window.responses:
             return None
         blob = FrozenIndex.build(window.token_ids, window.offsets, window.weights).to_bytes()
+        seconds = time.perf_counter() - started
         with self._lock:
             self._counts.builds += 1
-            self._counts.build_seconds += time.perf_counter() - started
+            self._counts.build_seconds += seconds
+        self._on_build(seconds)
         return BuiltIndex(
             revision=prompt.revision,
             blob=blob,
-            index=FrozenIndex.from_buffer(blob),
+            index=FrozenIndex.from_buffer(blob, verify=False),  # the bytes have not left this process
             responses=window.responses,
             tokens=window.token_ids.size,
             newest_epoch=window.newest_epoch,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import logging
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from typing import Any
 import grpc
 
 from redraft.errors import FailedPrecondition, InvalidArgument
+from redraft.server.certificates import Certificates, Identity, identity, read
+from redraft.server.logs import event
 
 _LOG = logging.getLogger("redraft.server")
 _MIN_TOKEN = 16
@@ -61,35 +62,30 @@ class SecurityConfig:
         """Whether clients must prove who they are."""
         return bool(self.token) or self.token_file is not None or self.client_ca is not None
 
-    def credentials(self) -> grpc.ServerCredentials | None:
-        """Return gRPC's credentials, or None for plaintext.
+    def certificates(self) -> Certificates | None:
+        """Return the TLS files, or None for plaintext.
 
         Raises:
-            FailedPrecondition: a file cannot be read.
+            FailedPrecondition: a file cannot be read, or certificate and key do not belong together.
         """
         if self.certificate is None or self.key is None:
             return None
-        pair = (read(self.key, "key"), read(self.certificate, "certificate"))
-        authority = read(self.client_ca, "client_ca") if self.client_ca is not None else None
-        return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+        return Certificates(self.certificate, self.key, self.client_ca)
 
-    def interceptors(self) -> list[grpc.ServerInterceptor]:
-        """Return what checks the token, if there is one.
+    def tokens(self) -> TokenSource | None:
+        """Return the bearer token, or None when clients need none.
 
         Raises:
             FailedPrecondition: the token file cannot be read, or holds less than a token.
         """
         if not self.token and self.token_file is None:
-            return []
-        return [TokenInterceptor(TokenSource(self.token, self.token_file))]
+            return None
+        return TokenSource(self.token, self.token_file)
 
 
-def read(path: Path, name: str) -> bytes:
-    """Return a file's content; FailedPrecondition names it when it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FailedPrecondition(f"{name}: cannot read {path}: {error.strerror}") from None
+def is_open(method: str) -> bool:
+    """Return whether a call, by its full name, is answered without a token and beyond the limits."""
+    return method.startswith(_OPEN_SERVICE)
 
 
 class TokenSource:
@@ -98,28 +94,36 @@ class TokenSource:
     def __init__(self, token: str, path: Path | None) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: Identity | None = None
+        self._tried: Identity | None = (0, 0, 0)
         self._token = token.encode()
         if path is not None:
             self._token = self._load(path)
-            self._seen = _identity(path)
+            self._seen = identity(path)
 
     def get(self) -> bytes:
         """Return the token."""
         if self._path is None:
             return self._token
         with self._lock:
+            seen: Identity | None = None
             try:
-                seen = _identity(self._path)
+                seen = identity(self._path)
                 if seen != self._seen:
                     self._token, self._seen = self._load(self._path), seen
-                    _LOG.info("token: read again from %s", self._path)
+                    event(_LOG, logging.INFO, "token read again", token_file=self._path)
             except (
                 OSError,
                 FailedPrecondition,
             ) as error:  # the old one stays good: a bad edit locks nobody out
-                _LOG.error("token: keeping the old one: %s", error)
+                if seen != self._tried:  # said once for each state of the file
+                    self._tried = seen
+                    event(_LOG, logging.ERROR, "token kept", reason=error)
             return self._token
+
+    def matches(self, given: str) -> bool:
+        """Return whether somebody sent the token, in a time that does not tell how much of it is right."""
+        return hmac.compare_digest(given.encode(errors="replace"), self.get())
 
     @staticmethod
     def _load(path: Path) -> bytes:
@@ -137,20 +141,17 @@ class TokenInterceptor(grpc.ServerInterceptor):  # type: ignore[misc,unused-igno
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """Return the call's handler, or one that refuses."""
-        if details.method.startswith(_OPEN_SERVICE) or self._good(details.invocation_metadata):
+        if is_open(details.method) or self._good(details.invocation_metadata):
             return continuation(details)
         return grpc.stream_stream_rpc_method_handler(_refuse)
 
     def _good(self, metadata: Any) -> bool:
-        given = [value for name, value in metadata if name == "authorization"]
-        expected = b"Bearer " + self._source.get()
-        return len(given) == 1 and hmac.compare_digest(str(given[0]).encode(), expected)
+        given = [str(value) for name, value in metadata if name == "authorization"]
+        if len(given) != 1:
+            return False
+        scheme, _, token = given[0].partition(" ")
+        return scheme == "Bearer" and self._source.matches(token)
 
 
 def _refuse(_requests: Any, context: grpc.ServicerContext) -> Any:
     context.abort(grpc.StatusCode.UNAUTHENTICATED, "authorization: the bearer token is missing or wrong")
-
-
-def _identity(path: Path) -> tuple[int, int, int]:
-    found = os.stat(path)
-    return found.st_ino, found.st_size, found.st_mtime_ns

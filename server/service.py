@@ -19,11 +19,14 @@ from redraft.errors import InvalidArgument, NotFound, RedraftError, ResourceExha
 from redraft.server import ingest
 from redraft.server.acceptance import AcceptanceBook
 from redraft.server.ahead import AheadBuilder
+from redraft.server.chunks import encode_chunks
 from redraft.server.config import ServerConfig
 from redraft.server.drafting import DraftSession
 from redraft.server.history import Appended, GroupRecord, History, Int32Array, RunRecord
 from redraft.server.indexes import BuiltIndex, IndexShelf
-from redraft.status import NUMBERS, status_of
+from redraft.server.logs import Throttle, event
+from redraft.server.metrics import Levels, Metrics
+from redraft.status import NAMES, NUMBERS, status_of
 from redraft.v1 import common_pb2, drafting_pb2, index_pb2, publish_pb2, service_pb2_grpc, stats_pb2
 
 _LOG = logging.getLogger("redraft.server")
@@ -70,11 +73,14 @@ def _streaming(method: F) -> F:
 class DraftService(service_pb2_grpc.DraftServiceServicer):
     """Implements `redraft.v1.DraftService`; see the .proto files for what each call promises."""
 
-    def __init__(self, config: ServerConfig, history: History) -> None:
+    def __init__(self, config: ServerConfig, history: History, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics or Metrics()
         self._config = config
         self._limits = config.limits
         self._history = history
-        self._shelf = IndexShelf(history, config.window, memory_bytes=config.index_bytes)
+        self._shelf = IndexShelf(
+            history, config.window, memory_bytes=config.index_bytes, on_build=self._metrics.count_build
+        )
         self._ahead = (
             AheadBuilder(history, self._shelf, delay=config.build_ahead) if config.build_ahead else None
         )
@@ -82,8 +88,18 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._refused_groups = 0
+        self._throttle = Throttle()
         self._calls = 0
         self._draft_streams = threading.BoundedSemaphore(config.limits.draft_streams)
+        levels = Levels(
+            history,
+            config.data_directory,
+            self._shelf,
+            config.index_bytes,
+            lambda: len(self._ahead) if self._ahead is not None else 0,
+            self._acceptance,
+        )
+        self._metrics.registry.register(levels)
 
     @property
     def calls(self) -> int:
@@ -142,14 +158,16 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
                 results = [Appended(error=error)] * len(places)
             for place, result in zip(places, results, strict=True):
                 outcomes[place] = _refusal(result.error) if result.error is not None else _outcome(result)
-        with self._lock:
-            self._refused_groups += sum(outcome.code != 0 for outcome in outcomes)
+            for record, result in zip(records, results, strict=True):
+                if result.error is None:
+                    self._metrics.count_stored(record, result)
+        self._note_refusals(run, outcomes)
         return publish_pb2.PublishRolloutsResponse(outcomes=outcomes)
 
     @_streaming
     def FetchIndex(  # noqa: N802
         self, request: index_pb2.FetchIndexRequest, context: grpc.ServicerContext
-    ) -> Iterator[index_pb2.FetchIndexResponse]:
+    ) -> Iterator[index_pb2.FetchIndexResponse | bytes]:
         """Send the frozen indexes that changed since the sender's revision."""
         run = self._known_run(request.run)
         if not request.prompts:
@@ -164,9 +182,9 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
             header, built = self._look_up(run, key, token_ids, request.prompts[position].revision)
             yield index_pb2.FetchIndexResponse(position=position, header=header)
             if built is not None:
-                for start in range(0, len(built.blob), self._config.chunk_bytes):
-                    chunk = built.blob[start : start + self._config.chunk_bytes]
-                    yield index_pb2.FetchIndexResponse(position=position, chunk=chunk)
+                # Encoded already: see chunks.
+                yield from encode_chunks(position, built.blob, self._config.chunk_bytes)
+                self._metrics.count_sent(len(built.blob))
 
     @_streaming
     def Draft(  # noqa: N802
@@ -207,12 +225,20 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
         self, request: stats_pb2.GetStatsRequest, context: grpc.ServicerContext
     ) -> stats_pb2.GetStatsResponse:
         """Tell what the server holds and how its drafts fare."""
+        return self.stats(request.run)
+
+    def stats(self, only: str = "") -> stats_pb2.GetStatsResponse:
+        """Return what the server holds and how its drafts fare, for one run or (empty name) for all.
+
+        Raises:
+            NotFound: there is no such run.
+        """
         stored = {run.name: run for run in self._history.runs()}
         names = sorted({*stored, *self._acceptance.runs()})
-        if request.run:
-            if request.run not in names:
-                raise NotFound(f"run: there is no run {request.run!r}")
-            names = [request.run]
+        if only:
+            if only not in names:
+                raise NotFound(f"run: there is no run {only!r}")
+            names = [only]
         response = stats_pb2.GetStatsResponse(server=self._server_stats())
         for name in names:
             response.runs.append(self._run_stats(name, stored.get(name)))
@@ -228,9 +254,39 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
         if run is None:
             raise NotFound(f"run: there is no run {request.run!r}")
         responses, tokens = self._history.forget(run, scope)
+        event(
+            _LOG,
+            logging.INFO,
+            "forgot",
+            run=run.name,
+            scope=request.WhichOneof("scope"),
+            responses=responses,
+            tokens=tokens,
+        )
         if scope.everything:
             self._acceptance.forget(run.name)
         return publish_pb2.ForgetResponse(responses=responses, tokens=tokens)
+
+    def _note_refusals(self, run: RunRecord, outcomes: list[publish_pb2.GroupOutcome]) -> None:
+        refused = [outcome for outcome in outcomes if outcome.code]
+        if not refused:
+            return
+        with self._lock:
+            self._refused_groups += len(refused)
+        for outcome in refused:
+            self._metrics.count_refused_group(NAMES[outcome.code])
+        if not self._throttle.allows("groups", run.name, NAMES[refused[0].code]):
+            return
+        event(
+            _LOG,
+            logging.WARNING,
+            "groups refused",
+            run=run.name,
+            groups=len(refused),
+            of=len(outcomes),
+            code=NAMES[refused[0].code],
+            reason=refused[0].message,
+        )
 
     def _run_of_stream(self, message: Any, run: RunRecord | None, *, create: bool) -> RunRecord:
         if run is not None and not message.HasField("run"):
@@ -258,13 +314,16 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
         try:
             prompt = self._history.prompt(run, key, token_ids)
             if prompt is None:
+                self._shelf.note("absent")
                 return _HEADER(outcome=_HEADER.OUTCOME_NO_HISTORY), None
             if prompt.revision == held:
-                self._shelf.note_not_modified()
+                self._shelf.note("not_modified")
                 return _HEADER(outcome=_HEADER.OUTCOME_NOT_MODIFIED, revision=held), None
             built = self._shelf.get(prompt)
         except RedraftError as error:  # one prompt's trouble must not cost the others of the call theirs
-            _LOG.warning("no index for a prompt of run %s: %s", run.name, error)
+            self._shelf.note("failed")
+            if self._throttle.allows("index", run.name, error.code):
+                event(_LOG, logging.WARNING, "no index", run=run.name, code=error.code, reason=error)
             return _HEADER(outcome=_HEADER.OUTCOME_FAILED, code=NUMBERS[error.code], message=str(error)), None
         if built is None:
             return _HEADER(outcome=_HEADER.OUTCOME_NO_HISTORY, revision=prompt.revision), None

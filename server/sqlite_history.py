@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -14,6 +15,7 @@ import numpy as np
 
 from redraft.errors import DataLoss, FailedPrecondition, NotFound, RedraftError, Unavailable
 from redraft.server import codec, schema
+from redraft.server.config import RetentionConfig
 from redraft.server.group_commit import GroupCommit, translate
 from redraft.server.history import (
     Appended,
@@ -27,6 +29,8 @@ from redraft.server.history import (
     Scope,
 )
 from redraft.server.lock import DirectoryLock
+from redraft.server.logs import event
+from redraft.server.retention import Retention, forget
 from redraft.vocabulary import Vocabulary
 
 _LOG = logging.getLogger("redraft.server")
@@ -40,6 +44,7 @@ class SqliteHistory:
 
     Args:
         directory: the data directory; created when it does not exist.
+        retention: what is kept; None = everything.
         readonly: read beside a server that holds the directory; every write then raises FailedPrecondition.
 
     Raises:
@@ -49,7 +54,9 @@ class SqliteHistory:
         DataLoss: the file is not a history.
     """
 
-    def __init__(self, directory: Path, *, readonly: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, readonly: bool = False, retention: RetentionConfig | None = None
+    ) -> None:
         self._path = directory / FILE_NAME
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
@@ -73,6 +80,8 @@ class SqliteHistory:
         except BaseException:
             self._lock.close()
             raise
+        limited = retention is not None and not retention.unlimited
+        self._retention = Retention(retention, self._next_revision) if retention and limited else None
         self._commit = GroupCommit(self._writer)
 
     def _open_writer(self) -> sqlite3.Connection:
@@ -98,8 +107,11 @@ class SqliteHistory:
     @property
     def nbytes(self) -> int:
         """Bytes on disk."""
-        paths = [self._path, self._path.with_name(FILE_NAME + "-wal")]
-        return sum(path.stat().st_size for path in paths if path.exists())
+        total = 0
+        for path in (self._path, self._path.with_name(FILE_NAME + "-wal")):
+            with contextlib.suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
 
     def run(self, name: str) -> RunRecord | None:
         """Return the run of that name."""
@@ -163,7 +175,9 @@ class SqliteHistory:
             known.check_vocabulary(vocabulary)
             if known.vocabulary.merged(vocabulary) == known.vocabulary:
                 return known
-        return self._submit(lambda connection: _open_run(connection, name, vocabulary)).result()
+        run = self._submit(lambda connection: _open_run(connection, name, vocabulary)).result()
+        event(_LOG, logging.INFO, "run opened", run=name, vocabulary_size=run.vocabulary.size)
+        return run
 
     def append(self, run: RunRecord, groups: Sequence[GroupRecord]) -> Future[list[Appended]]:
         """Store groups; the future's result, one item a group, is there once they are durable."""
@@ -175,16 +189,22 @@ class SqliteHistory:
         def work(connection: sqlite3.Connection) -> list[Appended]:
             if connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run.run_id,)).fetchone() is None:
                 raise NotFound(f"run: {run.name!r} was forgotten meanwhile; publish again")
-            return [
+            results = [
                 self._put(connection, run, group, prompt, payload)
                 for group, (prompt, payload) in zip(groups, encoded, strict=True)
             ]
+            self._retain(connection, run, groups, tokens)
+            return results
 
         return self._submit(work, nbytes=4 * tokens)
 
     def forget(self, run: RunRecord, scope: Scope) -> tuple[int, int]:
         """Remove part of a run; return the numbers of responses and tokens removed, once that is durable."""
-        return self._submit(lambda connection: self._forget(connection, run, scope)).result()
+
+        def work(connection: sqlite3.Connection) -> tuple[int, int]:
+            return forget(connection, run, scope, self._next_revision)
+
+        return self._submit(work).result()
 
     def close(self) -> None:
         """Finish what was accepted and close; later calls raise Unavailable."""
@@ -259,7 +279,7 @@ class SqliteHistory:
 
     def _skip(self, what: str, error: RedraftError) -> None:
         self.damaged += 1
-        _LOG.error("history: %s of %s is damaged and skipped: %s", what, self._path, error)
+        event(_LOG, logging.ERROR, "damaged record skipped", record=what, file=self._path, reason=error)
 
     # Below: on the writer's thread, inside its transaction.
 
@@ -268,10 +288,29 @@ class SqliteHistory:
             raise FailedPrecondition("history: it was opened for reading only")
         return self._commit.submit(work, nbytes=nbytes)
 
-    def _next_revision(self, connection: sqlite3.Connection) -> int:
+    def _next_revision(self) -> int:
         self._revision += 1  # not taken back with a failed transaction: gaps are harmless
-        connection.execute("UPDATE meta SET value = ? WHERE name = 'revision'", (self._revision,))
+        self._writer.execute("UPDATE meta SET value = ? WHERE name = 'revision'", (self._revision,))
         return self._revision
+
+    def _retain(
+        self, connection: sqlite3.Connection, run: RunRecord, groups: Sequence[GroupRecord], tokens: int
+    ) -> None:
+        if self._retention is None or not groups:
+            return
+        prompts = [
+            prompt_id
+            for key in {group.key for group in groups}
+            for (prompt_id,) in connection.execute(
+                "SELECT prompt_id FROM prompts WHERE run_id = ? AND key = ?", (run.run_id, key)
+            )
+        ]
+        newest = max(group.epoch for group in groups)
+        responses, removed = self._retention.apply(
+            connection, run.run_id, prompts, epoch=newest, tokens=tokens
+        )
+        if responses:
+            event(_LOG, logging.INFO, "beyond retention", run=run.name, responses=responses, tokens=removed)
 
     def _put(
         self,
@@ -335,7 +374,7 @@ class SqliteHistory:
         )
         connection.execute(
             "UPDATE prompts SET revision = ? WHERE prompt_id = ?",
-            (self._next_revision(connection), prompt_id),
+            (self._next_revision(), prompt_id),
         )
         return result
 
@@ -358,34 +397,6 @@ class SqliteHistory:
                 replaced += 1
             merged[response.sample] = response
         return list(merged.values()), Appended(stored, replaced, unchanged)
-
-    def _forget(self, connection: sqlite3.Connection, run: RunRecord, scope: Scope) -> tuple[int, int]:
-        condition, bound = "run_id = ?", [run.run_id]
-        for column, value in (
-            ("epoch >= ?", scope.from_epoch),
-            ("step >= ?", scope.from_step),
-            ("epoch < ?", scope.before_epoch),
-        ):
-            if value is not None:
-                condition += f" AND {column}"
-                bound.append(value)
-        responses, tokens = connection.execute(
-            f"SELECT COALESCE(SUM(responses), 0), COALESCE(SUM(tokens), 0) FROM groups WHERE {condition}",
-            bound,
-        ).fetchone()
-        connection.execute(
-            f"UPDATE prompts SET revision = ? WHERE prompt_id IN (SELECT prompt_id FROM groups WHERE {condition})",
-            (self._next_revision(connection), *bound),
-        )
-        connection.execute(f"DELETE FROM groups WHERE {condition}", bound)
-        connection.execute(
-            "DELETE FROM prompts WHERE run_id = ? AND NOT EXISTS "
-            "(SELECT 1 FROM groups WHERE groups.prompt_id = prompts.prompt_id)",
-            (run.run_id,),
-        )
-        if scope.everything:
-            connection.execute("DELETE FROM runs WHERE run_id = ?", (run.run_id,))
-        return responses, tokens
 
 
 def _open_run(connection: sqlite3.Connection, name: str, vocabulary: Vocabulary) -> RunRecord:

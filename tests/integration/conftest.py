@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import os
 import signal
 import subprocess
@@ -202,3 +204,68 @@ def eventually() -> Callable[..., None]:
             time.sleep(0.01)
 
     return wait
+
+
+@dataclass
+class Files:
+    """A certificate and its key."""
+
+    certificate: Path
+    key: Path
+
+
+@pytest.fixture(scope="session")
+def make_certificate(tmp_path_factory):
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    folder = tmp_path_factory.mktemp("certificates")
+    keys: dict[str, tuple] = {}
+
+    def make(name: str, *, issuer: str = "", expired: bool = False) -> Files:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        signer, signer_name = keys[issuer] if issuer else (key, subject)
+        now = datetime.datetime.now(datetime.timezone.utc)
+        end = now - datetime.timedelta(days=1) if expired else now + datetime.timedelta(days=1)
+        names = x509.SubjectAlternativeName(
+            [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        )
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(signer_name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=2))
+            .not_valid_after(end)
+            .add_extension(names, critical=False)
+            .add_extension(x509.BasicConstraints(ca=not issuer, path_length=None), critical=True)
+            .sign(signer, hashes.SHA256())
+        )
+        keys[name] = (key, subject)
+        files = Files(folder / f"{name}.pem", folder / f"{name}.key")
+        files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        files.key.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return files
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def certificates(make_certificate) -> dict[str, Files]:
+    made = {"ca": make_certificate("ca"), "other-ca": make_certificate("other-ca")}
+    for name, issuer, expired in (
+        ("server", "ca", False),
+        ("client", "ca", False),
+        ("expired", "ca", True),
+        ("stranger", "other-ca", False),
+    ):
+        made[name] = make_certificate(name, issuer=issuer, expired=expired)
+    return made

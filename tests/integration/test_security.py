@@ -2,84 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
-from dataclasses import dataclass
-from pathlib import Path
+import shutil
 
 import pytest
 
 from redraft.client import Credentials, DraftClient
 from redraft.errors import FailedPrecondition, InvalidArgument, Unauthenticated, Unavailable
 from redraft.server import ServerConfig
+from redraft.server.config import is_loopback, split_address
 from redraft.server.security import SecurityConfig
 
-x509 = pytest.importorskip("cryptography.x509")
 TOKEN = "a-token-of-more-than-16-characters"
-
-
-@dataclass
-class Files:
-    """A certificate and its key."""
-
-    certificate: Path
-    key: Path
-
-
-@pytest.fixture(scope="module")
-def make_certificate(tmp_path_factory):
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    folder = tmp_path_factory.mktemp("certificates")
-    keys: dict[str, tuple] = {}
-
-    def make(name: str, *, issuer: str = "", expired: bool = False) -> Files:
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        signer, signer_name = keys[issuer] if issuer else (key, subject)
-        now = datetime.datetime.now(datetime.timezone.utc)
-        end = now - datetime.timedelta(days=1) if expired else now + datetime.timedelta(days=1)
-        names = x509.SubjectAlternativeName(
-            [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        )
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(signer_name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=2))
-            .not_valid_after(end)
-            .add_extension(names, critical=False)
-            .add_extension(x509.BasicConstraints(ca=not issuer, path_length=None), critical=True)
-            .sign(signer, hashes.SHA256())
-        )
-        keys[name] = (key, subject)
-        files = Files(folder / f"{name}.pem", folder / f"{name}.key")
-        files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        files.key.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        return files
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def certificates(make_certificate) -> dict[str, Files]:
-    made = {"ca": make_certificate("ca"), "other-ca": make_certificate("other-ca")}
-    for name, issuer, expired in (
-        ("server", "ca", False),
-        ("client", "ca", False),
-        ("expired", "ca", True),
-        ("stranger", "other-ca", False),
-    ):
-        made[name] = make_certificate(name, issuer=issuer, expired=expired)
-    return made
 
 
 def ask(address: str, **credentials) -> str:
@@ -172,6 +105,49 @@ def test_mutual_tls_serves_only_its_own_clients(start, certificates):
             ask(running.address, ca=ca, certificate=bad.certificate, key=bad.key)
 
 
+def test_replaced_certificates_count_for_new_connections(start, certificates, make_certificate, tmp_path):
+    certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
+    old, old_ca = certificates["server"], certificates["ca"].certificate
+    new_ca = make_certificate("new-ca")
+    new = make_certificate("new-server", issuer="new-ca")
+    shutil.copy(old.certificate, certificate)
+    shutil.copy(old.key, key)
+    running = start(security=SecurityConfig(certificate=certificate, key=key, token=TOKEN))
+    with DraftClient(running.address, timeout=20.0, credentials=Credentials(ca=old_ca, token=TOKEN)) as early:
+        assert early.stats().server.version
+        shutil.copy(new.certificate, certificate)  # half of the change: the pair that was good stays in use
+        assert ask(running.address, ca=old_ca, token=TOKEN)
+        shutil.copy(new.key, key)
+        assert ask(running.address, ca=new_ca.certificate, token=TOKEN)
+        with pytest.raises(Unavailable):
+            ask(running.address, ca=old_ca, token=TOKEN)
+        assert early.stats().server.version  # connections that are open go on
+    certificate.write_text("nonsense")
+    assert ask(running.address, ca=new_ca.certificate, token=TOKEN)
+
+
+def test_a_replaced_client_ca_lets_other_clients_in(start, certificates, tmp_path):
+    server, ca = certificates["server"], certificates["ca"].certificate
+    authority = tmp_path / "clients.pem"
+    shutil.copy(ca, authority)
+    running = start(
+        security=SecurityConfig(certificate=server.certificate, key=server.key, client_ca=authority)
+    )
+    known = {"certificate": certificates["client"].certificate, "key": certificates["client"].key}
+    stranger = {"certificate": certificates["stranger"].certificate, "key": certificates["stranger"].key}
+    assert ask(running.address, ca=ca, **known)
+    shutil.copy(certificates["other-ca"].certificate, authority)
+    assert ask(running.address, ca=ca, **stranger)
+    with pytest.raises(Unavailable):
+        ask(running.address, ca=ca, **known)
+
+
+def test_a_certificate_and_a_key_that_do_not_belong_together_are_refused_at_start(start, certificates):
+    pair = {"certificate": certificates["server"].certificate, "key": certificates["client"].key}
+    with pytest.raises(FailedPrecondition, match=r"^certificate: cannot use .*server\.pem"):
+        start(security=SecurityConfig(**pair))
+
+
 def test_listening_beyond_this_machine_needs_encryption_and_authentication(certificates):
     server = certificates["server"]
     files = {"certificate": server.certificate, "key": server.key}
@@ -228,3 +204,33 @@ def test_a_token_never_travels_unencrypted_to_another_machine(publisher, source)
 
 def test_a_token_is_not_shown(certificates):
     assert TOKEN not in repr(SecurityConfig(token=TOKEN)) + repr(Credentials(token=TOKEN))
+
+
+def test_the_defaults_listen_on_loopback_only(process):
+    psutil = pytest.importorskip("psutil")
+    assert is_loopback(split_address(ServerConfig().address)[0])
+    assert ServerConfig().metrics_address == ""
+    server = process()
+    server.flags = ("--metrics-address", "127.0.0.1:0")
+    server.start()
+    scanned = [
+        each.laddr
+        for each in psutil.Process(server.popen.pid).net_connections("inet")
+        if each.status == psutil.CONN_LISTEN
+    ]
+    assert len(scanned) == 2
+    assert all(is_loopback(address.ip) for address in scanned)
+
+
+def test_what_counts_as_loopback():
+    for host in ("localhost", "127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"):
+        assert is_loopback(host), host
+    for host in (
+        "0.0.0.0",
+        "::",
+        "10.0.0.1",
+        "::ffff:10.0.0.1",
+        "localhost.example.org",
+        "127.0.0.1.example.org",
+    ):
+        assert not is_loopback(host), host
