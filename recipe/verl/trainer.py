@@ -121,7 +121,7 @@ class RedraftMixin:
             "model": options.proposer,
             "num_speculative_tokens": options.num_speculative_tokens,
         }
-        proposer = {"address": addresses, "run": options.run, "vocabulary": fingerprint}
+        proposer = {"addresses": addresses, "run": options.run, "vocabulary": fingerprint}
         additional = OmegaConf.to_container(OmegaConf.create(engine.get("additional_config") or {}))
         engine.additional_config = {**additional, "redraft": {**proposer, **options.proposer_options}}
         if engine_reports_requests():

@@ -255,11 +255,11 @@ def _prepare_vllm() -> None:
 
 
 def _make_source(options: Options, ended: EndedResponses) -> HistorySource:
-    if not options.address:
+    if not options.addresses:
         return EmbeddedHistory(ended)
     from redraft.recipe.vllm.server_history import ServerHistory
 
-    return ServerHistory(options.address, run=options.run, vocabulary=options.vocabulary)
+    return ServerHistory(options.addresses, run=options.run, vocabulary=options.vocabulary)
 
 
 def _within(token_ids: list[int], vocab_size: int) -> list[int]:

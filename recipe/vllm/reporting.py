@@ -93,11 +93,11 @@ class Housekeeping:
         self._stop = threading.Event()
         self._report: Callable[[], None] | None = None
         self._close: Callable[[], None] | None = None
-        if options.address:
+        if options.addresses:
             from redraft.client import AcceptanceReporter, Counters
 
             reporter = AcceptanceReporter(
-                options.address,
+                options.addresses,
                 run=options.run,
                 worker=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
                 interval=options.report_seconds,
