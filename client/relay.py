@@ -1,0 +1,433 @@
+"""Shares what siblings write with the other workers that serve their group, while they write it.
+
+Nothing here is on the way of an engine step: `begin`, `advance` and `end` only queue what happened. A background
+thread gathers it every `interval` seconds and, for groups that another worker serves too, sends it; what others wrote
+is appended to the group's live index as it arrives.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import secrets
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+
+from redraft._core import LiveIndex
+from redraft.client.channels import RETRYABLE, Channels, run_message
+from redraft.client.credentials import Credentials
+from redraft.client.relay_groups import Mailbox, RelayedGroup, Sibling
+from redraft.client.rendezvous import check_addresses, choose
+from redraft.errors import InvalidArgument, RedraftError
+from redraft.rollout import group_key, prompt_key
+from redraft.v1 import common_pb2, relay_pb2
+from redraft.vocabulary import Vocabulary
+from redraft.wire import tokens_from_bytes, tokens_to_bytes
+
+_LOG = logging.getLogger("redraft.client")
+
+_MESSAGE_BYTES = 1 << 20
+"""About how much one message carries, in bytes."""
+_WAITS = (0.2, 5.0)
+"""Shortest and longest wait before connecting again, in seconds."""
+_REFUSED_WAIT = 30.0
+"""Wait after a refusal that another try is not likely to mend, in seconds."""
+
+Int32Array = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class RelayStats:
+    """How relaying went so far. Sums unless they say otherwise."""
+
+    sent_tokens: int
+    """Tokens of own siblings that were sent."""
+    received_tokens: int
+    """Tokens of others' siblings that were added to live indexes."""
+    dropped_tokens: int
+    """Tokens not sent since too many waited, or not added since a live index was full."""
+    missed_tokens: int
+    """Tokens that servers did not send since this worker took them too slowly."""
+    gaps: int
+    """How often a sibling's text went on behind tokens that never came."""
+    failures: int
+    """Streams that ended with an error, failed tries to connect included."""
+    groups: int
+    """Groups served now."""
+    shared_groups: int
+    """Groups that another worker serves too now."""
+    connected: int
+    """Servers connected now."""
+    last_error: str
+    """Message of the newest failure; empty when there was none."""
+
+
+class Relay:
+    """A worker process's part in the live relay, for all its groups. Safe to call from several threads.
+
+    A server that is gone costs one warning and the other workers' text; connecting goes on by itself.
+
+    Args:
+        addresses: servers as host:port; each prompt's groups belong to one of them.
+        run: the run's name.
+        vocabulary: the tokenizer's; None = unknown.
+        interval: how often tokens are sent, in seconds.
+        backlog_tokens: tokens of a group that may wait to be sent; beyond it the oldest are dropped and counted.
+        group_tokens: tokens of others that are added to one group's live index at most.
+        credentials: TLS and token; None takes them from the environment (`Credentials.from_environment`).
+
+    Raises:
+        InvalidArgument: no address or an odd one, an empty run, a number out of range.
+        FailedPrecondition: the credentials' files cannot be read.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        run: str,
+        vocabulary: Vocabulary | None = None,
+        interval: float = 0.02,
+        backlog_tokens: int = 1 << 18,
+        group_tokens: int = 1_000_000,
+        credentials: Credentials | None = None,
+    ) -> None:
+        self._addresses = check_addresses(addresses)
+        if not run:
+            raise InvalidArgument("run: must not be empty")
+        for name, value in (("interval", interval), ("backlog_tokens", backlog_tokens)):
+            if not value > 0:
+                raise InvalidArgument(f"{name}: must be positive, got {value}")
+        self.credentials = credentials or Credentials.from_environment()
+        self.credentials.check(self._addresses)
+        self.hello = relay_pb2.RelayRequest(
+            run=run_message(run, vocabulary), worker=secrets.randbits(63) or 1
+        )
+        self.vocabulary_size = vocabulary.size if vocabulary is not None else 0
+        self.lock = threading.RLock()
+        self.stop = threading.Event()
+        self._interval, self._backlog, self._limit = interval, backlog_tokens, group_tokens
+        self._events: deque[tuple[object, ...]] = deque()
+        self._begun = threading.Event()
+        self._numbers = itertools.count()
+        self._siblings: dict[int, tuple[RelayedGroup, Sibling]] = {}
+        self.groups: dict[bytes, RelayedGroup] = {}
+        self.counts = dict.fromkeys(
+            ("sent_tokens", "received_tokens", "dropped_tokens", "missed_tokens", "gaps", "failures"), 0
+        )
+        self.last_error = ""
+        self._links = {address: _Link(self, address) for address in self._addresses}
+        self._pump_thread = threading.Thread(target=self._pump, name="redraft-relay", daemon=True)
+        self._pump_thread.start()
+
+    def begin(
+        self,
+        sequence: int,
+        prompt_token_ids: Int32Array,
+        live: LiveIndex,
+        token_ids: Int32Array | None = None,
+        *,
+        group_id: str = "",
+    ) -> None:
+        """Take note that a sibling starts; returns at once.
+
+        Args:
+            sequence: the caller's number for it; may be used again after `end`.
+            prompt_token_ids: int32, shape (n,), n >= 1.
+            live: the group's index; what others write is appended to it, from another thread.
+            token_ids: int32, shape (m,): its response so far.
+            group_id: keeps groups with equal prompts apart; empty: the prompt alone names the group.
+        """
+        self._events.append((self._begin, sequence, prompt_token_ids, live, token_ids, group_id))
+        self._begun.set()
+
+    def advance(self, sequences: Int32Array, token_ids: Int32Array, offsets: Int32Array) -> None:
+        """Take note of what siblings wrote in an engine step; returns at once. Unknown siblings are ignored.
+
+        Args:
+            sequences: int32, shape (b,): their numbers. None of the three arrays may change afterwards.
+            token_ids: int32, shape (t,): sibling i's are `[offsets[i]:offsets[i + 1]]`.
+            offsets: int32, shape (b + 1,).
+        """
+        self._events.append((self._advance, sequences, token_ids, offsets))
+
+    def end(self, sequence: int) -> None:
+        """Take note that a sibling ended; returns at once. The last one to end ends the group here."""
+        self._events.append((self._end, sequence))
+
+    def set_addresses(self, addresses: Sequence[str]) -> None:
+        """Use these servers from now on; groups that belong to another one now move there.
+
+        Raises:
+            InvalidArgument: no address or an odd one.
+            FailedPrecondition: the token would travel unencrypted to one of them.
+        """
+        fresh = check_addresses(addresses)
+        self.credentials.check(fresh)
+        with self.lock:
+            if fresh == self._addresses:
+                return
+            self._addresses = fresh
+            for address in set(self._links) - set(fresh):
+                self._links.pop(address).close()
+            for address in set(fresh) - set(self._links):
+                self._links[address] = _Link(self, address)
+            for group in self.groups.values():
+                address = choose(fresh, group.key)
+                if address != group.address:
+                    if group.address in self._links:
+                        self._links[group.address].leave(group)
+                    group.move(address)
+                    self._links[address].needed.set()
+
+    def stats(self) -> RelayStats:
+        """Return how relaying went so far."""
+        with self.lock:
+            return RelayStats(
+                **self.counts,
+                groups=len(self.groups),
+                shared_groups=sum(group.wanted for group in self.groups.values()),
+                connected=sum(link.connected for link in self._links.values()),
+                last_error=self.last_error,
+            )
+
+    def close(self) -> None:
+        """Stop relaying; live indexes keep what arrived."""
+        self.stop.set()
+        self._begun.set()
+        for link in list(self._links.values()):
+            link.close()
+        self._pump_thread.join(2.0)
+
+    def note(self, key: str, count: int = 1) -> None:
+        """Add to a count."""
+        with self.lock:
+            self.counts[key] += count
+
+    # Below: the background thread that gathers and sends.
+
+    def _pump(self) -> None:
+        while not self.stop.is_set():
+            if not self.groups and not self._events:
+                self._begun.wait()
+                self._begun.clear()
+            self.stop.wait(self._interval)
+            try:
+                with self.lock:
+                    for _ in range(len(self._events)):
+                        handle, *arguments = self._events.popleft()
+                        handle(*arguments)  # type: ignore[operator]
+                    for link in self._links.values():
+                        link.offer(self._backlog)
+                    for group in [group for group in self.groups.values() if group.over]:
+                        del self.groups[group.name]
+            except Exception as error:  # relaying is optional: never let the thread die
+                self.last_error = f"{type(error).__name__}: {error}"
+                _LOG.warning("redraft: relaying failed in an unexpected way, going on: %r", error)
+                _LOG.debug("traceback", exc_info=True)
+
+    def _begin(
+        self,
+        sequence: int,
+        prompt: Int32Array,
+        live: LiveIndex,
+        token_ids: Int32Array | None,
+        group_id: str,
+    ) -> None:
+        key = prompt_key(prompt)
+        name = group_key(key, group_id)
+        group = self.groups.get(name)
+        if group is not None and not np.array_equal(group.prompt, prompt):
+            return  # another prompt with this key: it goes without a relay
+        if group is None:
+            group = RelayedGroup(name, key, prompt, group_id, live, self._limit, choose(self._addresses, key))
+            self.groups[name] = group
+            self._links[group.address].needed.set()
+        group.use(live)
+        sibling = Sibling(next(self._numbers))
+        if token_ids is not None:
+            sibling.text += tokens_to_bytes(token_ids)
+        group.siblings[sibling.number] = sibling
+        group.running.add(sequence)
+        self._siblings[sequence] = (group, sibling)
+        group.dirty = True
+
+    def _advance(self, sequences: Int32Array, token_ids: Int32Array, offsets: Int32Array) -> None:
+        data = tokens_to_bytes(token_ids)
+        ends = (4 * offsets).tolist()
+        for sequence, (begin, end) in zip(sequences.tolist(), itertools.pairwise(ends), strict=True):
+            if begin != end and (found := self._siblings.get(sequence)) is not None:
+                found[1].text += data[begin:end]
+                found[0].dirty = True
+
+    def _end(self, sequence: int) -> None:
+        group, _ = self._siblings.pop(sequence, (None, None))
+        if group is not None:
+            group.running.discard(sequence)
+
+
+class _Link:
+    """The stream to one server, opened again whenever it ends."""
+
+    def __init__(self, relay: Relay, address: str) -> None:
+        self._relay = relay
+        self.address = address
+        self.needed = threading.Event()
+        """Set once a group belongs to this server."""
+        self.connected = False
+        self._closed = threading.Event()
+        self._box: Mailbox | None = None
+        self._call: grpc.Call | None = None
+        self._left: list[bytes] = []
+        self._missed = 0
+        self._warned = False
+        self._thread = threading.Thread(target=self._work, name=f"redraft-relay-{address}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the stream for good."""
+        self._closed.set()
+        self.needed.set()
+        with self._relay.lock:
+            if self._box is not None:
+                self._box.close()
+            if self._call is not None:
+                self._call.cancel()
+
+    def leave(self, group: RelayedGroup) -> None:
+        """Tell the server, with the next message, that the group is not served from here any more."""
+        if group.joined:
+            self._left.append(group.name)
+
+    def offer(self, backlog: int) -> None:
+        """Hand the stream its next message, if it took the last one; the relay's lock is held."""
+        groups = [group for group in self._relay.groups.values() if group.address == self.address]
+        if self._box is None or self._box.full:
+            for group in groups:
+                self._relay.counts["dropped_tokens"] += group.drop_oldest(backlog)
+                group.over = not group.running and self._box is None
+            return
+        message = relay_pb2.RelayRequest()
+        room = _MESSAGE_BYTES
+        for group in groups:
+            if room <= 0:
+                break
+            if not group.joined:
+                group.joined = group.dirty = True
+                token_ids = tokens_to_bytes(group.prompt)
+                prompt = common_pb2.Prompt(token_ids=token_ids, key=group.key)
+                message.join.add(prompt=prompt, group_id=group.group_id)
+                room -= len(token_ids)
+            if group.dirty and group.wanted:
+                self._relay.counts["dropped_tokens"] += group.drop_oldest(backlog)
+                sent = group.compose(message, room)
+                self._relay.counts["sent_tokens"] += sent
+                room -= 4 * sent
+            if not group.running and not (group.dirty and group.wanted):
+                message.leave.append(group.name)
+                group.over = True
+        message.leave.extend(self._left)
+        self._left.clear()
+        if message.join or message.tokens or message.leave:
+            self._box.put(message)
+
+    def _work(self) -> None:
+        channels = Channels(self._relay.credentials)
+        wait = _WAITS[0]
+        while not self._closed.is_set():
+            self.needed.wait()
+            error = self._connect(channels)
+            if self._closed.is_set():
+                break
+            if self.connected:
+                wait = _WAITS[0]
+            self.connected = False
+            again = error is None or error.code() in RETRYABLE
+            self._failed(error, again)
+            self._closed.wait(random.uniform(0.5, 1.0) * wait if again else _REFUSED_WAIT)
+            wait = min(2 * wait, _WAITS[1])
+        channels.close()
+
+    def _connect(self, channels: Channels) -> grpc.RpcError | None:
+        """Hold a stream open; return why it ended."""
+        box = Mailbox(self._relay.hello)
+        try:
+            call = channels.stub(self.address).RelayLive(box.messages())
+            with self._relay.lock:
+                for group in self._relay.groups.values():
+                    if group.address == self.address:
+                        group.move(self.address)
+                self._box, self._call, self._missed = box, call, 0
+                self._left.clear()
+            if self._closed.is_set():
+                call.cancel()
+            for response in call:
+                self.connected, self._warned = True, False
+                self._receive(response)
+        except grpc.RpcError as error:
+            return error
+        except Exception as error:
+            with self._relay.lock:
+                self._relay.last_error = f"{type(error).__name__}: {error}"
+            _LOG.debug("traceback", exc_info=True)
+        finally:
+            box.close()
+            with self._relay.lock:
+                self._box = None
+                if self._call is not None:
+                    self._call.cancel()
+                for group in self._relay.groups.values():
+                    if group.address == self.address:
+                        group.wanted = False
+        return None
+
+    def _receive(self, response: relay_pb2.RelayResponse) -> None:
+        relay = self._relay
+        with relay.lock:
+            relay.counts["missed_tokens"] += response.dropped - self._missed
+            self._missed = response.dropped
+            for told in response.interest:
+                group = relay.groups.get(told.group)
+                if group is not None and group.address == self.address:
+                    group.wanted = told.workers > 0
+                    group.dirty = True
+        for tokens in response.tokens:
+            group = relay.groups.get(tokens.group)
+            if group is None:
+                continue  # it ended here meanwhile
+            try:
+                token_ids = tokens_from_bytes(
+                    tokens.token_ids, "token_ids", vocabulary_size=relay.vocabulary_size
+                )
+                received, gaps, dropped = group.receive(tokens, token_ids)
+            except RedraftError as error:
+                with relay.lock:
+                    relay.last_error = str(error)
+                continue
+            with relay.lock:
+                relay.counts["received_tokens"] += received
+                relay.counts["gaps"] += gaps
+                relay.counts["dropped_tokens"] += dropped
+
+    def _failed(self, error: grpc.RpcError | None, again: bool) -> None:
+        with self._relay.lock:
+            self._relay.counts["failures"] += 1
+            if error is not None:
+                self._relay.last_error = f"{error.code().name}: {error.details()}"
+            text = self._relay.last_error
+        if not self._warned:
+            self._warned = True
+            what = "trying again" if again else "the server refuses"
+            _LOG.warning(
+                "redraft: siblings on other workers are not heard of through %s (%s); %s",
+                self.address,
+                text,
+                what,
+            )
