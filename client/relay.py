@@ -198,6 +198,11 @@ class Relay:
                 last_error=self.last_error,
             )
 
+    @property
+    def num_received(self) -> int:
+        """Tokens of others' siblings that were added to live indexes; never blocks."""
+        return self.counts["received_tokens"]
+
     def close(self) -> None:
         """Stop relaying; live indexes keep what arrived."""
         self.stop.set()

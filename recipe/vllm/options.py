@@ -35,6 +35,8 @@ class Options:
     history_tokens: int = 4_000_000
     """Embedded mode: most response tokens kept, about 30 bytes each, indexes included; the prompts whose
     responses are oldest go first. With a server: most response tokens kept for siblings that start late."""
+    relay: bool = True
+    """With a server: draft also from what siblings write on other workers at the same time."""
     report_seconds: float = 0.5
     """How often accept counts are sent to the server, in seconds, > 0."""
     log_seconds: float = 30.0
@@ -139,6 +141,7 @@ _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "min_survival": _number,
     "budget": _whole,
     "history_tokens": _whole,
+    "relay": _switch,
     "report_seconds": _number,
     "log_seconds": _number,
     "strict": _switch,

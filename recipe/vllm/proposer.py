@@ -21,6 +21,7 @@ from redraft.recipe.vllm.options import Options, load_options
 from redraft.recipe.vllm.reporting import Housekeeping, Stats, by_source
 from redraft.recipe.vllm.requests import Batch, Requests
 from redraft.recipe.vllm.responses import EndedResponses
+from redraft.recipe.vllm.siblings import make_siblings
 from redraft.recipe.vllm.sources import EmbeddedHistory, HistorySource
 
 Int32Array = npt.NDArray[np.int32]
@@ -84,7 +85,10 @@ class RedraftProposer:
         self._ended = EndedResponses(options.history_tokens)
         self._source = _make_source(options, self._ended)
         self._groups = Groups(self._source, self._ended)
-        self._requests = Requests(self._drafter, self._groups, self._ended, max_model_len, time.monotonic)
+        self._siblings = make_siblings(options)
+        self._requests = Requests(
+            self._drafter, self._groups, self._ended, self._siblings, max_model_len, time.monotonic
+        )
         self._batch: Batch | None = None
         self._states: Mapping[str, Any] = {}
         self._horizon = self._most
@@ -160,6 +164,7 @@ class RedraftProposer:
                 unavailable=self._source.num_unavailable,
                 requests=len(self._requests),
                 groups=len(self._groups),
+                relayed=self._siblings.num_received,
             )
 
     def close(self) -> None:
@@ -170,6 +175,7 @@ class RedraftProposer:
                 self._requests.close()
             self._housekeeping.close()
             self._source.close()
+            self._siblings.close()
 
     def _draft(self, sampled: list[list[int]]) -> list[list[int]]:
         if self._batch is None:

@@ -46,6 +46,8 @@ class Stats:
     """Requests known to run (a level)."""
     groups: int
     """Prompts with running requests (a level)."""
+    relayed: int
+    """Tokens of siblings that came from other workers."""
 
     @property
     def mean_acceptance_length(self) -> float:
