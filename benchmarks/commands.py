@@ -9,6 +9,7 @@ from redraft.lazy_group import LazyGroup
 COMMANDS = {
     "acceptance": ("redraft.benchmarks.acceptance_command:acceptance", "Replay recorded rollouts."),
     "index": ("redraft.benchmarks.index_command:index", "Measure size and speed of the indexes."),
+    "relay": ("redraft.benchmarks.rpc_relay_command:relay", "Measure how fast siblings hear of each other."),
 }
 
 

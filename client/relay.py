@@ -257,9 +257,9 @@ class Relay:
             self._links[group.address].needed.set()
         group.use(live)
         sibling = Sibling(next(self._numbers))
-        if token_ids is not None:
-            sibling.text += tokens_to_bytes(token_ids)
         group.siblings[sibling.number] = sibling
+        if token_ids is not None:
+            group.write(sibling, tokens_to_bytes(token_ids))
         group.running.add(sequence)
         self._siblings[sequence] = (group, sibling)
         group.dirty = True
@@ -269,8 +269,7 @@ class Relay:
         ends = (4 * offsets).tolist()
         for sequence, (begin, end) in zip(sequences.tolist(), itertools.pairwise(ends), strict=True):
             if begin != end and (found := self._siblings.get(sequence)) is not None:
-                found[1].text += data[begin:end]
-                found[0].dirty = True
+                found[0].write(found[1], data[begin:end])
 
     def _end(self, sequence: int) -> None:
         group, _ = self._siblings.pop(sequence, (None, None))

@@ -70,6 +70,7 @@ class RelayedGroup:
     _others: dict[tuple[int, int], list[int]] = field(default_factory=dict)
     """(worker, sequence) -> [sequence of the live index, tokens known]."""
     _received: int = 0
+    _waiting: int = 0  # bytes written and neither sent nor dropped
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def use(self, live: LiveIndex) -> None:
@@ -83,48 +84,59 @@ class RelayedGroup:
         self.address, self.joined, self.wanted, self.dirty = address, False, False, True
         for sibling in self.siblings.values():
             sibling.sent = 0
+        self._waiting = sum(len(sibling.text) for sibling in self.siblings.values())
+
+    def write(self, sibling: Sibling, token_ids: bytes) -> None:
+        """Add to what a sibling of this worker wrote."""
+        sibling.text += token_ids
+        self._waiting += len(token_ids)
+        self.dirty = True
 
     def drop_oldest(self, limit: int) -> int:
         """Give up the oldest unsent tokens beyond `limit`, of each sibling its share; return how many."""
-        if not self.wanted:
-            return 0  # nobody misses them
+        if not self.wanted or self._waiting <= 4 * limit:
+            return 0  # as long as nobody wants them, nobody misses them
         unsent = sum(len(sibling.text) - sibling.sent for sibling in self.siblings.values()) // 4
-        if unsent <= limit:
-            return 0
         dropped = 0
         for sibling in self.siblings.values():
             waiting = (len(sibling.text) - sibling.sent) // 4
-            share = -(-waiting * (unsent - limit) // unsent)
+            share = -(-waiting * max(unsent - limit, 0) // max(unsent, 1))
             sibling.sent += 4 * share
             dropped += share
+        self._waiting = 4 * (unsent - dropped)
         return dropped
 
     def compose(self, message: relay_pb2.RelayRequest, room: int) -> int:
         """Add what was not sent yet to `message`, about `room` bytes of it; return the number of tokens."""
-        tokens = relay_pb2.RelayTokens(group=self.name)
-        parts: list[bytes] = []
+        sequences: list[int] = []
+        offsets: list[int] = []
+        lengths: list[int] = []
+        parts: list[bytearray] = []
         self.dirty = False
         for sibling in self.siblings.values():
-            waiting = len(sibling.text) - sibling.sent
-            if not waiting:
+            sent, written = sibling.sent, len(sibling.text)
+            if sent == written:
                 continue
             if room <= 0:
                 self.dirty = True
                 break
-            if waiting > room:
-                waiting = max(4, room // 4 * 4)
+            if written - sent > room:
+                written = sent + max(4, room // 4 * 4)
                 self.dirty = True
-            tokens.sequences.append(sibling.number)
-            tokens.offsets.append(sibling.sent // 4)
-            tokens.lengths.append(waiting // 4)
-            parts.append(bytes(sibling.text[sibling.sent : sibling.sent + waiting]))
-            sibling.sent += waiting
-            room -= waiting
+            sequences.append(sibling.number)
+            offsets.append(sent // 4)
+            lengths.append((written - sent) // 4)
+            parts.append(sibling.text[sent:written])
+            sibling.sent = written
+            room -= written - sent
         if not parts:
             return 0
-        tokens.token_ids = b"".join(parts)
-        message.tokens.append(tokens)
-        return len(tokens.token_ids) // 4
+        token_ids = b"".join(parts)
+        self._waiting -= len(token_ids)
+        message.tokens.add(
+            group=self.name, sequences=sequences, offsets=offsets, lengths=lengths, token_ids=token_ids
+        )
+        return len(token_ids) // 4
 
     def receive(self, tokens: relay_pb2.RelayTokens, token_ids: Int32Array) -> tuple[int, int, int]:
         """Add what others wrote to the live index; return tokens added, gaps met, and tokens left out.
@@ -143,7 +155,7 @@ class RelayedGroup:
             ):
                 fresh = token_ids[at : at + length]
                 at += length
-                if self._received >= self.limit:
+                if self._received + received >= self.limit:
                     dropped += length
                     continue
                 place = self._others.get((tokens.worker, sequence))
@@ -155,11 +167,15 @@ class RelayedGroup:
                     self.live.append(handle, _GAP)
                 elif offset < known:
                     fresh = fresh[known - offset :]
-                for begin in range(0, len(fresh), _CHUNK):
-                    self.live.append(handle, fresh[begin : begin + _CHUNK])
-                place[1] = max(known, offset + length)
-                received += len(fresh)
-                self._received += len(fresh)
+                    length = len(fresh)
+                if length <= _CHUNK:
+                    self.live.append(handle, fresh)
+                else:
+                    for begin in range(0, length, _CHUNK):
+                        self.live.append(handle, fresh[begin : begin + _CHUNK])
+                place[1] = max(known, offset) + length
+                received += length
+            self._received += received
         return received, gaps, dropped
 
 

@@ -175,17 +175,21 @@ class RelayHub:
         before = group.nbytes
         fresh = group.append(message, stream.worker)
         self._received += fresh
-        missed = group.shorten()
+        if missed := group.shorten():
+            self._miss(missed)
         self._nbytes += group.nbytes - before
-        self._miss(missed)
         self._touch(stream.run, group)
-        now = time.monotonic()
+        if not fresh:
+            return
         for member in group.members:
-            if fresh and member.worker != stream.worker:
-                member.dirty.setdefault(group, now)
+            if member.worker != stream.worker:
+                member.dirty.setdefault(group, group.touched)
                 member.wake()
+
+    def limit_memory(self) -> None:
+        """Drop text, of the group that was quiet longest first, until the rest fits."""
         while self._nbytes > self.config.memory_bytes:
-            quietest = next((g for g in self._groups.values() if g.nbytes), None)
+            quietest = next((group for group in self._groups.values() if group.nbytes), None)
             if quietest is None:
                 break
             self._forget(quietest)
@@ -346,15 +350,15 @@ class RelayStream:
                 raise InvalidArgument(f"{field}.group_id: must have at most {_MAX_GROUP_ID} characters")
             with self._hub.lock:
                 self._hub.join(self, group_key(key, joined.group_id), prompt, field)
-        for i, tokens in enumerate(message.tokens):
-            field = f"tokens[{i}]"
-            if not tokens.group:
-                raise InvalidArgument(f"{field}.group: must not be empty")
-            check_relayed(tokens, field, self.worker, limits, vocabulary)
+        if message.tokens:
+            check_relayed(message.tokens, self.worker, limits, vocabulary)
             with self._hub.lock:
-                if tokens.group not in self.groups:
-                    raise NotFound(f"{field}.group: was not joined in this stream")
-                self._hub.append(self, self.groups[tokens.group], tokens)
+                for i, tokens in enumerate(message.tokens):
+                    group = self.groups.get(tokens.group)
+                    if group is None:
+                        raise NotFound(f"tokens[{i}].group: was not joined in this stream")
+                    self._hub.append(self, group, tokens)
+                self._hub.limit_memory()
         if message.leave:
             with self._hub.lock:
                 for name in message.leave:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
-
-import numpy as np
 
 from redraft.errors import InvalidArgument
 from redraft.server.config import LimitsConfig
 from redraft.server.history import Int32Array
-from redraft.server.ingest import check_tokens
 from redraft.v1 import relay_pb2
 from redraft.vocabulary import Vocabulary
+from redraft.wire import tokens_from_bytes
 
 _PIECE_BYTES = 120
 """What a piece of the log takes beside its own bytes."""
@@ -64,7 +65,7 @@ class Group(Generic[M]):
     nbytes: int = 0
     _log: list[Piece] = field(default_factory=list)
     _first: int = 0  # number of the log's first piece
-    _ends: dict[tuple[int, int], int] = field(default_factory=dict)  # (worker, sequence) -> tokens known
+    _ends: dict[int, dict[int, int]] = field(default_factory=dict)  # worker -> sequence -> tokens known
     _places: dict[M, int] = field(default_factory=dict)  # member -> number of the next piece to send
 
     @property
@@ -82,15 +83,13 @@ class Group(Generic[M]):
 
     def append(self, message: relay_pb2.RelayTokens, worker: int) -> int:
         """Add checked tokens, without what is known already; return how many are new."""
-        ends = self._ends
-        begins = zip(message.sequences, message.offsets, strict=True)
-        if any(offset < ends.get((worker, sequence), 0) for sequence, offset in begins):
-            message = self._without_repetition(message, worker)
-        pieces = list(zip(message.sequences, message.offsets, message.lengths, strict=True))
-        for sequence, offset, length in pieces:
-            ends[worker, sequence] = offset + length
-        if not pieces:
+        # Without a loop in Python: this runs for every group of every message.
+        ends = self._ends.setdefault(worker, {})
+        if any(map(operator.lt, message.offsets, map(ends.get, message.sequences, itertools.repeat(0)))):
+            message = self._without_repetition(message, ends)
+        if not message.sequences:
             return 0
+        ends.update(zip(message.sequences, map(operator.add, message.offsets, message.lengths), strict=True))
         while len(ends) > _MAX_SIBLINGS:
             del ends[next(iter(ends))]
         message.worker = worker
@@ -151,53 +150,59 @@ class Group(Generic[M]):
         self._first += count
         return missed
 
-    def _without_repetition(self, message: relay_pb2.RelayTokens, worker: int) -> relay_pb2.RelayTokens:
+    def _without_repetition(
+        self, message: relay_pb2.RelayTokens, known: dict[int, int]
+    ) -> relay_pb2.RelayTokens:
         fresh = relay_pb2.RelayTokens(group=message.group)
         parts: list[bytes] = []
-        ends = dict.fromkeys(((worker, s) for s in message.sequences), 0)
-        ends.update({key: self._ends.get(key, 0) for key in ends})
+        ends = {sequence: known.get(sequence, 0) for sequence in message.sequences}
         at = 0
         for sequence, offset, length in zip(message.sequences, message.offsets, message.lengths, strict=True):
-            skip = min(max(ends[worker, sequence] - offset, 0), length)
+            skip = min(max(ends[sequence] - offset, 0), length)
             if skip < length:
                 fresh.sequences.append(sequence)
                 fresh.offsets.append(offset + skip)
                 fresh.lengths.append(length - skip)
                 parts.append(message.token_ids[4 * (at + skip) : 4 * (at + length)])
-                ends[worker, sequence] = offset + length
+                ends[sequence] = offset + length
             at += length
         fresh.token_ids = b"".join(parts)
         return fresh
 
 
 def check_relayed(
-    message: relay_pb2.RelayTokens, field: str, worker: int, limits: LimitsConfig, vocabulary: Vocabulary
+    messages: Sequence[relay_pb2.RelayTokens], worker: int, limits: LimitsConfig, vocabulary: Vocabulary
 ) -> None:
-    """Check what a worker sent of a group.
+    """Check what a worker sent.
 
     Raises:
-        InvalidArgument: it is malformed; the message starts with the field's name.
+        InvalidArgument: something is malformed; the message starts with the field's name.
     """
-    if message.worker not in (0, worker):
-        raise InvalidArgument(f"{field}.worker: is another worker than the stream's")
-    count = len(message.sequences)
-    for name in ("offsets", "lengths"):
-        if len(getattr(message, name)) != count:
+    for i, message in enumerate(messages):
+        field = f"tokens[{i}]"
+        if not message.group:
+            raise InvalidArgument(f"{field}.group: must not be empty")
+        if message.worker not in (0, worker):
+            raise InvalidArgument(f"{field}.worker: is another worker than the stream's")
+        count, lengths = len(message.sequences), message.lengths
+        for name in ("offsets", "lengths"):
+            if len(getattr(message, name)) != count:
+                raise InvalidArgument(
+                    f"{field}.{name}: {len(getattr(message, name))} items for {count} sequences"
+                )
+        if 0 in lengths:
+            raise InvalidArgument(f"{field}.lengths: must not be zero")
+        if 4 * sum(lengths) != len(message.token_ids):
             raise InvalidArgument(
-                f"{field}.{name}: {len(getattr(message, name))} items for {count} sequences"
+                f"{field}.token_ids: {len(message.token_ids)} bytes for lengths that sum up to {sum(lengths)} tokens"
             )
-    if not count and not message.token_ids:
-        return
-    lengths = np.array(message.lengths, np.int64)
-    if not lengths.all():
-        raise InvalidArgument(f"{field}.lengths: must not be zero")
-    if 4 * int(lengths.sum()) != len(message.token_ids):
-        raise InvalidArgument(
-            f"{field}.token_ids: {len(message.token_ids)} bytes for lengths that sum up to {lengths.sum()} tokens"
-        )
-    end = int((np.array(message.offsets, np.int64) + lengths).max())
-    if end > limits.response_tokens:
-        raise InvalidArgument(
-            f"{field}.offsets: {end} tokens of a response are more than the limit of {limits.response_tokens}"
-        )
-    check_tokens(message.token_ids, f"{field}.token_ids", 1 << 40, vocabulary)
+        end = max(map(operator.add, message.offsets, lengths), default=0)
+        if end > limits.response_tokens:
+            raise InvalidArgument(
+                f"{field}.offsets: {end} tokens of a response are more than the limit of {limits.response_tokens}"
+            )
+    try:  # all at once: most messages are good, and hold few tokens of many groups
+        tokens_from_bytes(b"".join(m.token_ids for m in messages), "", vocabulary_size=vocabulary.size)
+    except InvalidArgument:
+        for i, message in enumerate(messages):
+            tokens_from_bytes(message.token_ids, f"tokens[{i}].token_ids", vocabulary_size=vocabulary.size)
