@@ -84,14 +84,13 @@ def measure_relay(
         try:
             address = ready.get()
             results = context.SimpleQueue()
-            # Spawned workers take seconds to import; all begin at one time, evenly spread over a step.
-            start = time.monotonic() + 4.0 + workers
+            barrier = context.Barrier(workers)  # all begin once all have started
             processes = [
                 context.Process(
                     target=_work,
                     args=(
                         address,
-                        start,
+                        barrier,
                         i,
                         groups,
                         siblings // workers,
@@ -143,7 +142,7 @@ def _serve(folder: str, ready: Any, stop: Any) -> None:
 
 def _work(
     address: str,
-    start: float,
+    barrier: Any,
     worker: int,
     groups: int,
     siblings: int,
@@ -156,6 +155,8 @@ def _work(
     relay = Relay([address], run="bench")
     ages: list[Int32Array] = []
     count = groups * siblings
+    barrier.wait()
+    start = time.monotonic()
     begin = start + worker / tokens_per_second / 8
     for group in range(groups):
         prompt = np.arange(group, group + 200, dtype=np.int32)

@@ -1,7 +1,7 @@
 """Shares what siblings write with the other workers that serve their group, while they write it.
 
 Nothing here is on the way of an engine step: `begin`, `advance` and `end` only queue what happened. A background
-thread gathers it every `interval` seconds and, for groups that another worker serves too, sends it; what others wrote
+thread gathers it, at most every `interval` seconds, and sends what another worker's groups want; what others wrote
 is appended to the group's live index as it arrives.
 """
 
@@ -12,6 +12,7 @@ import logging
 import random
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ _LOG = logging.getLogger("redraft.client")
 
 _MESSAGE_BYTES = 1 << 20
 """About how much one message carries, in bytes."""
+_AFTER_STEP = 0.005
+"""How long the background thread lets an engine step alone that has just brought tokens, in seconds: threads that want
+Python's lock at the same time slow each other down, and the step is soon on the device."""
+_IDLE = 0.05
+"""How often it is looked whether there is something to send although nothing new was written, in seconds."""
 _WAITS = (0.2, 5.0)
 """Shortest and longest wait before connecting again, in seconds."""
 _REFUSED_WAIT = 30.0
@@ -78,7 +84,7 @@ class Relay:
         addresses: servers as host:port; each prompt's groups belong to one of them.
         run: the run's name.
         vocabulary: the tokenizer's; None = unknown.
-        interval: how often tokens are sent, in seconds.
+        interval: least time between two messages, in seconds.
         backlog_tokens: tokens of a group that may wait to be sent; beyond it the oldest are dropped and counted.
         group_tokens: tokens of others that are added to one group's live index at most.
         credentials: TLS and token; None takes them from the environment (`Credentials.from_environment`).
@@ -115,7 +121,7 @@ class Relay:
         self.stop = threading.Event()
         self._interval, self._backlog, self._limit = interval, backlog_tokens, group_tokens
         self._events: deque[tuple[object, ...]] = deque()
-        self._begun = threading.Event()
+        self._woken = threading.Event()
         self._numbers = itertools.count()
         self._siblings: dict[int, tuple[RelayedGroup, Sibling]] = {}
         self.groups: dict[bytes, RelayedGroup] = {}
@@ -145,8 +151,7 @@ class Relay:
             token_ids: int32, shape (m,): its response so far.
             group_id: keeps groups with equal prompts apart; empty: the prompt alone names the group.
         """
-        self._events.append((self._begin, sequence, prompt_token_ids, live, token_ids, group_id))
-        self._begun.set()
+        self._tell((self._begin, sequence, prompt_token_ids, live, token_ids, group_id))
 
     def advance(self, sequences: Int32Array, token_ids: Int32Array, offsets: Int32Array) -> None:
         """Take note of what siblings wrote in an engine step; returns at once. Unknown siblings are ignored.
@@ -156,11 +161,11 @@ class Relay:
             token_ids: int32, shape (t,): sibling i's are `[offsets[i]:offsets[i + 1]]`.
             offsets: int32, shape (b + 1,).
         """
-        self._events.append((self._advance, sequences, token_ids, offsets))
+        self._tell((self._advance, sequences, token_ids, offsets))
 
     def end(self, sequence: int) -> None:
         """Take note that a sibling ended; returns at once. The last one to end ends the group here."""
-        self._events.append((self._end, sequence))
+        self._tell((self._end, sequence))
 
     def set_addresses(self, addresses: Sequence[str]) -> None:
         """Use these servers from now on; groups that belong to another one now move there.
@@ -206,7 +211,7 @@ class Relay:
     def close(self) -> None:
         """Stop relaying; live indexes keep what arrived."""
         self.stop.set()
-        self._begun.set()
+        self._woken.set()
         for link in list(self._links.values()):
             link.close()
         self._pump_thread.join(2.0)
@@ -216,14 +221,21 @@ class Relay:
         with self.lock:
             self.counts[key] += count
 
+    def _tell(self, event: tuple[object, ...]) -> None:
+        self._events.append(event)
+        if not self._woken.is_set():
+            self._woken.set()
+
     # Below: the background thread that gathers and sends.
 
     def _pump(self) -> None:
+        sent = time.monotonic()
         while not self.stop.is_set():
-            if not self.groups and not self._events:
-                self._begun.wait()
-                self._begun.clear()
-            self.stop.wait(self._interval)
+            # Between steps there may still be something to do: a new interest, a full letter box, a lost server.
+            self._woken.wait(_IDLE if self.groups else None)
+            self.stop.wait(max(_AFTER_STEP, sent + self._interval - time.monotonic()))
+            self._woken.clear()
+            sent = time.monotonic()
             try:
                 with self.lock:
                     for _ in range(len(self._events)):
