@@ -7,12 +7,14 @@ is appended to the group's live index as it arrives.
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import logging
 import random
 import secrets
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,6 +77,16 @@ class RelayStats:
     """Message of the newest failure; empty when there was none."""
 
 
+_open: weakref.WeakSet[Relay] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Stop what runs in the background: a thread that is in the core when Python ends takes the process down."""
+    for relay in list(_open):
+        relay.close()
+
+
 class Relay:
     """A worker process's part in the live relay, for all its groups. Safe to call from several threads.
 
@@ -132,6 +144,7 @@ class Relay:
         self._links = {address: _Link(self, address) for address in self._addresses}
         self._pump_thread = threading.Thread(target=self._pump, name="redraft-relay", daemon=True)
         self._pump_thread.start()
+        _open.add(self)
 
     def begin(
         self,
@@ -212,9 +225,11 @@ class Relay:
         """Stop relaying; live indexes keep what arrived."""
         self.stop.set()
         self._woken.set()
-        for link in list(self._links.values()):
+        links = list(self._links.values())
+        for link in links:
             link.close()
-        self._pump_thread.join(2.0)
+        for thread in (self._pump_thread, *(link.thread for link in links)):
+            thread.join(2.0)
 
     def note(self, key: str, count: int = 1) -> None:
         """Add to a count."""
@@ -304,8 +319,8 @@ class _Link:
         self._left: list[bytes] = []
         self._missed = 0
         self._warned = False
-        self._thread = threading.Thread(target=self._work, name=f"redraft-relay-{address}", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._work, name=f"redraft-relay-{address}", daemon=True)
+        self.thread.start()
 
     def close(self) -> None:
         """End the stream for good."""
@@ -359,6 +374,8 @@ class _Link:
         wait = _WAITS[0]
         while not self._closed.is_set():
             self.needed.wait()
+            if self._closed.is_set():
+                break
             error = self._connect(channels)
             if self._closed.is_set():
                 break
@@ -416,6 +433,8 @@ class _Link:
                     group.dirty = True
         for tokens in response.tokens:
             group = relay.groups.get(tokens.group)
+            if self._closed.is_set():
+                return
             if group is None:
                 continue  # it ended here meanwhile
             try:
