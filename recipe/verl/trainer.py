@@ -102,7 +102,7 @@ class RedraftMixin:
         """Start or find the servers, and point the rollout engines and the agent loops at them."""
         options = self._options
         if not options.addresses:
-            self._servers = DraftServers(options.server)
+            self._servers = DraftServers(options.server, options.run)
         addresses = list(options.addresses or self._servers.addresses)  # type: ignore[union-attr]
         self._watch = DraftingWatch(addresses, options.run)
         for address, held in self._watch.stored().items():
