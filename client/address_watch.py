@@ -12,9 +12,6 @@ from redraft.errors import RedraftError
 
 _LOG = logging.getLogger("redraft.client")
 
-FILE_PREFIX = "file:"
-"""Addresses may be given as one item, "file:PATH": they are read from that file, again whenever it changes."""
-
 
 def read_addresses(path: Path) -> list[str]:
     """Return the addresses in a file: host:port, one or more a line, separated by commas or blanks; # begins a comment.
@@ -54,7 +51,7 @@ class AddressWatch:
     def close(self) -> None:
         """Stop looking."""
         self._stop.set()
-        self._thread.join(self._interval + 1.0)
+        self._thread.join(1.0)
 
     def _work(self) -> None:
         while not self._stop.wait(self._interval):

@@ -9,6 +9,8 @@ from typing import Any
 
 from redraft.errors import InvalidArgument
 
+FILE_PREFIX = "file:"
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -19,7 +21,8 @@ class Options:
     """
 
     addresses: tuple[str, ...] = ()
-    """Draft servers, "host:port" each (environment: separated by commas). Empty: embedded mode, in which the
+    """Draft servers, "host:port" each (environment: separated by commas), or only "file:PATH": a file that holds
+    them and is read again while the engine runs. Empty: embedded mode, in which the
     engine's own finished responses are the history."""
     run: str = "default"
     """Run whose history is asked for; the trainer publishes under the same name."""
@@ -46,6 +49,8 @@ class Options:
 
     def __post_init__(self) -> None:
         for address in self.addresses:
+            if address.startswith(FILE_PREFIX) and len(self.addresses) == 1:
+                continue
             host, _, port = address.rpartition(":")
             if not host or not port.isdigit() or not 0 < int(port) < 65536:
                 raise InvalidArgument(f'addresses: "{address}" is not "host:port" with a port of 1 to 65535')

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from redraft._core import Drafter
 from redraft.errors import FailedPrecondition, InvalidArgument
-from redraft.recipe.vllm import cpu_sampler, patches, versions
+from redraft.recipe.vllm import cpu_sampler, patches, servers, versions
 from redraft.recipe.vllm.groups import Groups
 from redraft.recipe.vllm.options import Options, load_options
 from redraft.recipe.vllm.reporting import Housekeeping, Stats, by_source
@@ -78,7 +78,7 @@ class RedraftProposer:
 
     def _start(self, vocab_size: int, max_model_len: int) -> None:
         """Allocate what drafting needs; on other ranks nothing of it exists."""
-        options = self._options
+        options = servers.resolve(self._options)
         self._vocab_size = vocab_size
         self._lock = threading.Lock()
         self._drafter = Drafter(min_survival=options.min_survival)
@@ -96,6 +96,7 @@ class RedraftProposer:
         self._seconds = 0.0
         self._last_call = self._refreshed = time.monotonic()
         self._housekeeping = Housekeeping(options, self.stats, self._keep_house, self._logger)
+        self._followed = servers.Followed(self._options, self._source, self._siblings, self._housekeeping)
         _proposers.add(self)
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
@@ -173,6 +174,7 @@ class RedraftProposer:
             self._drafts = False
             with self._lock:
                 self._requests.close()
+            self._followed.close()
             self._housekeeping.close()
             self._source.close()
             self._siblings.close()

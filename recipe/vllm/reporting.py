@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from logging import Logger
 
@@ -95,6 +95,7 @@ class Housekeeping:
         self._stop = threading.Event()
         self._report: Callable[[], None] | None = None
         self._close: Callable[[], None] | None = None
+        self._set_addresses: Callable[[Sequence[str]], None] | None = None
         if options.addresses:
             from redraft.client import AcceptanceReporter, Counters
 
@@ -119,8 +120,14 @@ class Housekeeping:
 
             self._report = lambda: reporter.report(counters)
             self._close = reporter.close
+            self._set_addresses = reporter.set_addresses
         self._thread = threading.Thread(target=self._work, name="redraft-housekeeping", daemon=True)
         self._thread.start()
+
+    def set_addresses(self, addresses: Sequence[str]) -> None:
+        """Report to these servers from now on."""
+        if self._set_addresses is not None:
+            self._set_addresses(addresses)
 
     def close(self) -> None:
         """Send a last report and stop."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -57,6 +58,9 @@ class NoSiblings:
         """Do nothing."""
 
     def end(self, sequence: int) -> None:
+        """Do nothing."""
+
+    def set_addresses(self, addresses: Sequence[str]) -> None:
         """Do nothing."""
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from redraft.errors import InvalidArgument
 from redraft.server import ServerConfig, create_server
 
 PROMPT = [11, 12, 13, 14, 15]
@@ -127,4 +128,28 @@ def test_a_group_that_ended_here_hears_nothing_more(serve, make_runner):
     b.step(y=[7])
     wait_for(lambda: server._service.relay.counts().shared_groups == 0)
     wait_for(lambda: a.proposer._siblings.stats().shared_groups == 0)
-    assert b.proposer._siblings.stats().groups == 1
+    wait_for(lambda: b.proposer._siblings.stats().groups == 1)
+
+
+def test_servers_named_in_a_file_are_followed(serve, make_runner, tmp_path):
+    first, address = serve()
+    path = tmp_path / "servers"
+    path.write_text(f"{address}\n")
+    a, b = make_runner(addresses=f"file:{path}"), make_runner(addresses=f"file:{path}")
+    for runner in (a, b):
+        runner.add("x", PROMPT)
+    a.step(x=TEXT[:10])
+    b.step(x=[TEXT[0]])
+    wait_for(lambda: b.proposer.stats().relayed == 10)
+    second, address = serve()
+    path.write_text(f"{address}  # the new one\n")
+    wait_for(lambda: second._service.relay.counts().shared_groups == 1)
+    first.stop(0)
+    a.step(x=TEXT[10:20])
+    wait_for(lambda: b.proposer.stats().relayed == 20)
+    assert b.step(x=TEXT[1:12])["x"] == TEXT[12:16]
+
+
+def test_a_missing_file_of_servers_is_named(make_runner, tmp_path):
+    with pytest.raises(InvalidArgument, match=r"^addresses: cannot read .*nowhere"):
+        make_runner(addresses=f"file:{tmp_path}/nowhere")
