@@ -10,6 +10,7 @@ COMMANDS = {
     "acceptance": ("redraft.benchmarks.acceptance_command:acceptance", "Replay recorded rollouts."),
     "index": ("redraft.benchmarks.index_command:index", "Measure size and speed of the indexes."),
     "rpc": ("redraft.benchmarks.rpc_command:rpc", "Measure a draft server under load."),
+    "relay": ("redraft.benchmarks.rpc_relay_command:relay", "Measure how fast siblings hear of each other."),
 }
 
 

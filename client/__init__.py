@@ -9,6 +9,7 @@ from redraft.client.api import DraftClient
 from redraft.client.credentials import Credentials
 from redraft.client.draft_source import DraftSource, DraftSourceStats
 from redraft.client.publisher import Publisher, PublisherStats
+from redraft.client.relay import Relay, RelayStats
 from redraft.client.rendezvous import choose, order
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "DraftSourceStats",
     "Publisher",
     "PublisherStats",
+    "Relay",
+    "RelayStats",
     "choose",
     "order",
 ]

@@ -115,6 +115,17 @@ class AcceptanceReporter:
             self._newest = (read, epoch)
             self._wake.notify_all()
 
+    def set_addresses(self, addresses: Sequence[str]) -> None:
+        """Report to these servers from now on.
+
+        Raises:
+            InvalidArgument: no address or an odd one.
+            FailedPrecondition: the token would travel unencrypted to one of them.
+        """
+        fresh = order(check_addresses(addresses), self._worker.encode())
+        self._credentials.check(fresh)
+        self._addresses = fresh
+
     @property
     def sent(self) -> int:
         """Reports that a server acknowledged."""

@@ -28,12 +28,11 @@ def acceptance_rate(acceptance: common_pb2.Acceptance) -> float:
 
 @click.command()
 @click.option(
-    "--address",
-    "addresses",
+    "--addresses",
     multiple=True,
-    envvar="REDRAFT_ADDRESS",
+    envvar="REDRAFT_ADDRESSES",
     default=[_DEFAULT_ADDRESS],
-    help="Server as host:port; may be given several times.",
+    help="Servers as host:port, separated by commas; may be given several times.",
 )
 @click.option("--run", default="", help="Only this run.")
 @click.option("--timeout", default=5.0, help="Longest wait for a server, in seconds.")

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ import tenacity
 from redraft._core import FrozenIndex
 from redraft.client.channels import RETRYABLE, Channels, run_message
 from redraft.client.credentials import Credentials
-from redraft.client.rendezvous import check_addresses, choose
+from redraft.client.index_stream import assemble
+from redraft.client.shards import Shards
 from redraft.errors import DataLoss, InvalidArgument, RedraftError
 from redraft.rollout import prompt_key
 from redraft.v1 import common_pb2, index_pb2
@@ -74,6 +75,8 @@ class _Entry:
     nbytes: int = 0
     revision: int = 0
     """Revision held, or the one whose blob was refused; 0 = none."""
+    address: str = ""
+    """The server that sent it."""
     wanted: bool = False
     asked: float = float("-inf")
 
@@ -111,7 +114,6 @@ class DraftSource:
         batch: int = 64,
         credentials: Credentials | None = None,
     ) -> None:
-        self._addresses = check_addresses(addresses)
         if not run:
             raise InvalidArgument("run: must not be empty")
         if memory_bytes <= 0:
@@ -122,10 +124,10 @@ class DraftSource:
         self._memory_bytes, self._refresh = memory_bytes, refresh_seconds
         self._timeout, self._batch = timeout, batch
         self._credentials = credentials or Credentials.from_environment()
-        self._credentials.check(self._addresses)
+        self._shards = Shards(addresses, self._work, "redraft-fetch", self._credentials)
         self._changed = threading.Condition()
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
-        self._queues: dict[str, deque[_Entry]] = {address: deque() for address in self._addresses}
+        self._queues: dict[str, deque[_Entry]] = {address: deque() for address in self._shards.addresses}
         self._stop = threading.Event()
         self._counts = dict.fromkeys(
             (
@@ -146,12 +148,7 @@ class DraftSource:
         self._last_error = ""
         self._said: set[str] = set()
         self._calls: dict[str, Any] = {}
-        self._threads = [
-            threading.Thread(target=self._work, args=(address,), name=f"redraft-fetch-{address}", daemon=True)
-            for address in self._addresses
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._shards.start()
 
     def prefetch(self, prompt_token_ids: Sequence[int] | Int32Array) -> None:
         """Ask for a prompt's index in the background, unless that is under way; returns at once.
@@ -174,7 +171,7 @@ class DraftSource:
             if entry.wanted or time.monotonic() - entry.asked < self._refresh:
                 return
             entry.wanted = True
-            self._queues[choose(self._addresses, key)].append(entry)
+            self._queues[self._shards.owner(key)].append(entry)
             self._changed.notify_all()
 
     def get(self, prompt_token_ids: Sequence[int] | Int32Array) -> FrozenIndex | None:
@@ -191,6 +188,33 @@ class DraftSource:
                 return None
             self._entries.move_to_end(key)
             return entry.index
+
+    def set_addresses(self, addresses: Sequence[str]) -> None:
+        """Fetch from these servers from now on; what waits for one that is gone is asked of its prompt's new owner.
+
+        An index that a former owner sent is held until the new one has history for its prompt.
+
+        Raises:
+            InvalidArgument: no address or an odd one.
+            FailedPrecondition: the token would travel unencrypted to one of them.
+        """
+        fresh = self._shards.check(addresses)
+        with self._changed:
+            if self._stop.is_set():
+                return
+            gone = self._shards.replace(fresh)
+            left = [entry for address in gone for entry in self._queues[address]]
+            for address in gone:
+                self._queues.pop(address).clear()  # its thread may look at it once more
+                self._said.discard(f"down {address}")
+            for address in fresh:
+                self._queues.setdefault(address, deque())
+            self._route(left)
+            calls = [self._calls.pop(address) for address in gone if address in self._calls]
+            self._shards.start()
+            self._changed.notify_all()
+        for call in calls:
+            call.cancel()
 
     @property
     def arrivals(self) -> int:
@@ -223,15 +247,16 @@ class DraftSource:
         """Stop fetching. Indexes handed out stay valid."""
         self._stop.set()
         with self._changed:
+            threads = self._shards.stop()
             self._changed.notify_all()
         for call in list(self._calls.values()):
             call.cancel()
-        for thread in self._threads:
+        for thread in threads:
             thread.join(1.0)
 
     # Below: each address's thread.
 
-    def _work(self, address: str) -> None:
+    def _work(self, address: str, stop: threading.Event) -> None:
         channels = Channels(self._credentials)
         queue = self._queues[address]
         retrying = tenacity.Retrying(
@@ -239,14 +264,14 @@ class DraftSource:
                 lambda e: isinstance(e, grpc.RpcError) and e.code() in RETRYABLE
             ),
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=2.0),
-            stop=tenacity.stop_when_event_set(self._stop),
-            sleep=tenacity.sleep_using_event(self._stop),
+            stop=tenacity.stop_when_event_set(stop),
+            sleep=tenacity.sleep_using_event(stop),
             after=lambda state: self._note_failure(address, state),
             reraise=True,
         )
-        while not self._stop.is_set():
+        while not stop.is_set():
             with self._changed:
-                self._changed.wait_for(lambda: queue or self._stop.is_set())
+                self._changed.wait_for(lambda: queue or stop.is_set())
                 batch = [queue.popleft() for _ in range(min(len(queue), self._batch))]
             try:
                 retrying(self._fetch, channels, address, batch)
@@ -258,8 +283,12 @@ class DraftSource:
                 self._note("broken", f"redraft: fetching failed in an unexpected way: {error!r}")
                 _LOG.debug("traceback", exc_info=True)
             finally:
-                self._finish(batch)
+                self._finish(address, batch)
         channels.close()
+
+    def _route(self, entries: Sequence[_Entry]) -> None:
+        for entry in entries:
+            self._queues[self._shards.owner(entry.key)].append(entry)
 
     def _fetch(self, channels: Channels, address: str, batch: list[_Entry]) -> None:
         """Fetch the batch; entries answered before a failure are not asked for again by the next try."""
@@ -278,7 +307,7 @@ class DraftSource:
             prompts=[
                 index_pb2.WantedIndex(
                     prompt=common_pb2.Prompt(token_ids=tokens_to_bytes(entry.token_ids), key=entry.key),
-                    revision=entry.revision,
+                    revision=entry.revision if entry.address == address else 0,
                 )
                 for entry in entries
             ],
@@ -288,18 +317,18 @@ class DraftSource:
         answers = self._calls[address] = stub.FetchIndex(request, timeout=self._timeout)
         corrupt: list[_Entry] = []
         try:
-            for position, header, blob in _assemble(answers, len(entries), self._memory_bytes):
+            for position, header, blob in assemble(answers, len(entries), self._memory_bytes):
                 entry = entries[position]
                 # Before anybody can see the answer: once `wait` returns, `available` is true.
                 with self._changed:
                     self._said.discard(f"down {address}")
                 try:
-                    self._accept(entry, header, blob)
+                    self._accept(address, entry, header, blob)
                 except DataLoss as error:
                     self._note("corrupt", f"redraft: refused a corrupt index: {error}")
                     with self._changed:
                         self._counts["corrupt"] += 1
-                        entry.revision = header.revision if last else 0
+                        entry.revision, entry.address = (header.revision if last else 0), address
                         if last:  # hold nothing rather than ask for the same bytes for ever
                             self._replace(entry, None, 0)
                             entry.wanted = False
@@ -312,22 +341,27 @@ class DraftSource:
         return corrupt
 
     def _accept(
-        self, entry: _Entry, header: index_pb2.IndexHeader, blob: npt.NDArray[np.uint8] | None
+        self,
+        address: str,
+        entry: _Entry,
+        header: index_pb2.IndexHeader,
+        blob: npt.NDArray[np.uint8] | None,
     ) -> None:
         index = FrozenIndex.from_buffer(blob.data) if blob is not None else None
         with self._changed:
             if index is not None and blob is not None:
                 self._counts["fetched"] += 1
                 self._counts["fetched_bytes"] += blob.nbytes
-                entry.revision = header.revision
+                entry.revision, entry.address = header.revision, address
                 self._replace(entry, index, index.nbytes)
                 self._evict()
             elif header.outcome == _HEADER.OUTCOME_NOT_MODIFIED:
                 self._counts["not_modified"] += 1
             elif header.outcome == _HEADER.OUTCOME_NO_HISTORY:
                 self._counts["no_history"] += 1
-                entry.revision = 0
-                self._replace(entry, None, 0)
+                if entry.address == address:  # what another server sent is better than nothing
+                    entry.revision = 0
+                    self._replace(entry, None, 0)
             else:
                 self._counts["refused"] += 1
                 self._last_error = header.message
@@ -355,8 +389,12 @@ class DraftSource:
             else:
                 entry.index, entry.nbytes, entry.revision = None, 0, 0
 
-    def _finish(self, batch: list[_Entry]) -> None:
+    def _finish(self, address: str, batch: list[_Entry]) -> None:
         with self._changed:
+            if address not in self._queues and not self._stop.is_set():  # it is not in the list any more
+                self._route([entry for entry in batch if entry.wanted])
+                self._changed.notify_all()
+                return
             now = time.monotonic()
             for entry in batch:
                 entry.wanted = False
@@ -364,6 +402,8 @@ class DraftSource:
             self._changed.notify_all()
 
     def _refuse(self, address: str, batch: list[_Entry], error: grpc.RpcError) -> None:
+        if address not in self._queues:  # not refused, but called off
+            return
         if error.code() not in RETRYABLE:
             self._said.discard(f"down {address}")
         if error.code() is grpc.StatusCode.NOT_FOUND:  # nothing was published to this run yet
@@ -376,6 +416,8 @@ class DraftSource:
 
     def _note_failure(self, address: str, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
+        if address not in self._queues:
+            return
         if isinstance(error, grpc.RpcError) and error.code() in RETRYABLE:
             with self._changed:
                 self._counts["unavailable"] += len(state.args[2])
@@ -391,33 +433,3 @@ class DraftSource:
                 return
             self._said.add(topic)
         _LOG.warning(message)
-
-
-def _assemble(
-    answers: Iterator[index_pb2.FetchIndexResponse], prompts: int, limit: int
-) -> Iterator[tuple[int, index_pb2.IndexHeader, npt.NDArray[np.uint8] | None]]:
-    """Yield (position, header, blob or None) for each prompt, copying every chunk once.
-
-    Raises:
-        DataLoss: the stream is not header, chunks, header, chunks ... as announced.
-    """
-    for message in answers:
-        if message.WhichOneof("part") != "header" or message.position >= prompts:
-            raise DataLoss("FetchIndex: expected the header of a wanted prompt")
-        header = message.header
-        if header.outcome != _HEADER.OUTCOME_SENT:
-            yield message.position, header, None
-            continue
-        if not 0 < header.total_bytes <= limit:
-            raise DataLoss(f"total_bytes: {header.total_bytes} is not in [1, {limit}]")
-        blob = np.empty(header.total_bytes, dtype=np.uint8)
-        filled = 0
-        while filled < blob.size:
-            part = next(answers, None)
-            if part is None or part.WhichOneof("part") != "chunk" or part.position != message.position:
-                raise DataLoss(f"chunk: the index ended after {filled} of {blob.size} bytes")
-            if not part.chunk or filled + len(part.chunk) > blob.size:
-                raise DataLoss("chunk: the index is longer than announced, or a chunk is empty")
-            blob[filled : filled + len(part.chunk)] = np.frombuffer(part.chunk, dtype=np.uint8)
-            filled += len(part.chunk)
-        yield message.position, header, blob

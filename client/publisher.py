@@ -16,7 +16,7 @@ import tenacity
 
 from redraft.client.channels import RETRYABLE, Channels, run_message
 from redraft.client.credentials import Credentials
-from redraft.client.rendezvous import check_addresses, choose
+from redraft.client.shards import Shards
 from redraft.errors import InvalidArgument
 from redraft.rollout import Rollout
 from redraft.status import NUMBERS
@@ -106,7 +106,6 @@ class Publisher:
         timeout: float = 60.0,
         credentials: Credentials | None = None,
     ) -> None:
-        self._addresses = check_addresses(addresses)
         if not run:
             raise InvalidArgument("run: must not be empty")
         if max_pending_bytes <= 0:
@@ -116,23 +115,16 @@ class Publisher:
         self._max_pending_bytes = max_pending_bytes
         self._linger, self._timeout = linger, timeout
         self._credentials = credentials or Credentials.from_environment()
-        self._credentials.check(self._addresses)
+        self._shards = Shards(addresses, self._work, "redraft-publish", self._credentials)
         self._changed = threading.Condition()
-        self._queues: dict[str, deque[_Item]] = {address: deque() for address in self._addresses}
+        self._queues: dict[str, deque[_Item]] = {address: deque() for address in self._shards.addresses}
         self._stop = threading.Event()
         self._pending = self._pending_bytes = 0
         self._published = self._refused = self._dropped = self._retries = 0
         self._last_error = ""
         self._said: set[str] = set()
         self._calls: dict[str, Any] = {}
-        self._threads = [
-            threading.Thread(
-                target=self._work, args=(address,), name=f"redraft-publish-{address}", daemon=True
-            )
-            for address in self._addresses
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._shards.start()
 
     def publish(self, rollouts: Sequence[Rollout]) -> None:
         """Queue finished responses and return at once; their arrays may be reused afterwards.
@@ -148,13 +140,37 @@ class Publisher:
                 self._say("closed", "redraft: the publisher is closed; responses published now are dropped")
                 return
             for item in items:
-                queue = self._queues[choose(self._addresses, item.key)]
+                queue = self._queues[self._shards.owner(item.key)]
                 queue.append(item)
                 self._pending += 1
                 self._pending_bytes += item.nbytes
                 while self._pending_bytes > self._max_pending_bytes and queue:
                     self._drop(queue.popleft())
             self._changed.notify_all()
+
+    def set_addresses(self, addresses: Sequence[str]) -> None:
+        """Publish to these servers from now on; what waits for one that is gone goes to its prompts' new owners.
+
+        Raises:
+            InvalidArgument: no address or an odd one.
+            FailedPrecondition: the token would travel unencrypted to one of them.
+        """
+        fresh = self._shards.check(addresses)
+        with self._changed:
+            if self._stop.is_set():
+                return
+            gone = self._shards.replace(fresh)
+            left = [item for address in gone for item in self._queues[address]]
+            for address in gone:
+                self._queues.pop(address).clear()  # its thread may look at it once more
+            for address in fresh:
+                self._queues.setdefault(address, deque())
+            self._route(left)
+            calls = [self._calls.pop(address) for address in gone if address in self._calls]
+            self._shards.start()
+            self._changed.notify_all()
+        for call in calls:
+            call.cancel()
 
     def flush(self, timeout: float) -> bool:
         """Wait until nothing is pending; False when `timeout` seconds passed before that."""
@@ -166,10 +182,11 @@ class Publisher:
         self.flush(timeout)
         self._stop.set()
         with self._changed:
+            threads = self._shards.stop()
             self._changed.notify_all()
         for call in list(self._calls.values()):
             call.cancel()
-        for thread in self._threads:
+        for thread in threads:
             thread.join(1.0)
 
     def stats(self) -> PublisherStats:
@@ -186,6 +203,10 @@ class Publisher:
             )
 
     # Below: called with the lock held.
+
+    def _route(self, items: Sequence[_Item]) -> None:
+        for item in items:
+            self._queues[self._shards.owner(item.key)].append(item)
 
     def _drop(self, item: _Item) -> None:
         self._dropped += 1
@@ -206,7 +227,7 @@ class Publisher:
 
     # Below: each address's thread.
 
-    def _work(self, address: str) -> None:
+    def _work(self, address: str, stop: threading.Event) -> None:
         channels = Channels(self._credentials)
         queue = self._queues[address]
         retrying = tenacity.Retrying(
@@ -214,23 +235,24 @@ class Publisher:
                 lambda e: isinstance(e, grpc.RpcError) and e.code() in RETRYABLE
             ),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=5.0),
-            stop=tenacity.stop_when_event_set(self._stop),
-            sleep=tenacity.sleep_using_event(self._stop),
+            stop=tenacity.stop_when_event_set(stop),
+            sleep=tenacity.sleep_using_event(stop),
             after=self._note_failure,
             reraise=True,
         )
-        while not self._stop.is_set():
+        while not stop.is_set():
             with self._changed:
-                self._changed.wait_for(lambda: queue or self._stop.is_set())
-            self._stop.wait(self._linger)
+                self._changed.wait_for(lambda: queue or stop.is_set())
+            stop.wait(self._linger)
             with self._changed:
-                batch = _take(queue, _BATCH_BYTES)
+                batch = _take(queue, _BATCH_BYTES) if self._queues.get(address) is queue else []
             if batch:
                 self._deliver(channels, address, batch, retrying)
         with self._changed:
-            self._dropped += len(queue)
-            while queue:
-                self._settle(queue.popleft())
+            if self._queues.get(address) is queue:  # the publisher is closed
+                self._dropped += len(queue)
+                while queue:
+                    self._settle(queue.popleft())
             self._changed.notify_all()
         channels.close()
 
@@ -255,7 +277,11 @@ class Publisher:
         with self._changed:
             if not failure and len(outcomes) != len(groups):
                 failure = f"the server answered for {len(outcomes)} of {len(groups)} groups"
+            moved = gave_up and not self._stop.is_set()  # the server is not in the list any more
             for i, group in enumerate(groups):
+                if failure and moved:
+                    self._route(group)
+                    continue
                 if failure and gave_up:
                     self._dropped += len(group)
                 elif failure:
@@ -272,7 +298,10 @@ class Publisher:
                     self._settle(item)
             if again:
                 self._retries += 1
-                self._queues[address].extendleft(reversed(again))
+                if address in self._queues:
+                    self._queues[address].extendleft(reversed(again))
+                else:
+                    self._route(again)
                 self._say("again", f"redraft: the server could not store responses yet: {self._last_error}")
             self._changed.notify_all()
         if again:

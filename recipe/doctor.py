@@ -155,19 +155,18 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 
 @click.command()
 @click.option(
-    "--address",
-    "addresses",
+    "--addresses",
     multiple=True,
-    envvar="REDRAFT_ADDRESS",
-    metavar="HOST:PORT",
-    help="Draft server to try; may be given several times.",
+    envvar="REDRAFT_ADDRESSES",
+    metavar="HOST:PORT,...",
+    help="Draft servers to try, separated by commas; may be given several times.",
 )
 def doctor(addresses: tuple[str, ...]) -> None:
     """Check this machine: versions, the vLLM plugin, the draft server. Exit status 1 when something is wrong."""
     findings = [finding for check in CHECKS for finding in check()]
     findings += [check_server(part) for address in addresses for part in address.split(",") if part]
     if not addresses:
-        text = "no address given (--address, REDRAFT_ADDRESS): engines draft from siblings and their own responses"
+        text = "no server given (--addresses, REDRAFT_ADDRESSES): engines draft from siblings and their own responses"
         findings.append(Finding("server", NOTE, text))
     table = Table("what", "", "found", box=None, header_style="bold")
     for finding in findings:

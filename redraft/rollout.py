@@ -23,6 +23,16 @@ def prompt_key(token_ids: Sequence[int] | Int32Array) -> bytes:
     return xxhash.xxh3_128_digest(np.ascontiguousarray(token_ids, dtype="<i4").data)
 
 
+def group_key(key: bytes, group_id: str = "") -> bytes:
+    """Return what names a group in the live relay: the prompt's key, or its digest with the group's id.
+
+    Args:
+        key: `prompt_key` of the prompt.
+        group_id: the trainer's name for the group; empty: the prompt alone names it.
+    """
+    return xxhash.xxh3_128_digest(key + group_id.encode()) if group_id else key
+
+
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """One finished response to one prompt.

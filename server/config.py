@@ -103,6 +103,31 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RelayConfig:
+    """How much of the siblings' text is held for workers that are behind or come late, and for how long."""
+
+    streams: int = 256
+    """Most open RelayLive streams."""
+    groups: int = 16_384
+    """Most groups that one stream may serve at once."""
+    group_tokens: int = 1 << 20
+    """Tokens held of one group; beyond it the oldest go, and whoever had not got them sees a gap."""
+    memory_bytes: int = 256 << 20
+    """Memory for all groups' tokens, in bytes; beyond it the text of the group that was quiet longest goes."""
+    linger: float = 5.0
+    """How long a group is held that nobody serves any more, in seconds: for siblings that start late."""
+    quiet: float = 120.0
+    """The text of a group is dropped when nobody wrote any for so long, in seconds."""
+    silence: float = 30.0
+    """A worker that was not heard of for so long is taken for dead, in seconds."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if not getattr(self, each.name) > 0:
+                raise InvalidArgument(f"{each.name}: must be positive, got {getattr(self, each.name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """Everything a server can be told.
 
@@ -122,6 +147,7 @@ class ServerConfig:
     window: WindowConfig = field(default_factory=WindowConfig)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    relay: RelayConfig = field(default_factory=RelayConfig)
     index_bytes: int = 2 << 30
     """Memory for built indexes, in bytes; the least recently used go first."""
     build_ahead: float = 1.0

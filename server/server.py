@@ -84,7 +84,9 @@ class DraftServer:
             if self._stopped.is_set():
                 return
             self._health.enter_graceful_shutdown()
-            self._wait_for_calls(self._server.stop(grace), grace)
+            ended = self._server.stop(grace)
+            self._service.end_streams()
+            self._wait_for_calls(ended, grace)
             self._service.close()
             self._history.close()
             if self._web is not None:

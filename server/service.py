@@ -26,8 +26,18 @@ from redraft.server.history import Appended, GroupRecord, History, Int32Array, R
 from redraft.server.indexes import BuiltIndex, IndexShelf
 from redraft.server.logs import Throttle, event
 from redraft.server.metrics import Levels, Metrics
+from redraft.server.relay import RelayHub
 from redraft.status import NAMES, NUMBERS, status_of
-from redraft.v1 import common_pb2, drafting_pb2, index_pb2, publish_pb2, service_pb2_grpc, stats_pb2
+from redraft.v1 import (
+    common_pb2,
+    drafting_pb2,
+    index_pb2,
+    publish_pb2,
+    relay_pb2,
+    service_pb2_grpc,
+    stats_pb2,
+)
+from redraft.vocabulary import Vocabulary
 
 _LOG = logging.getLogger("redraft.server")
 _HEADER = index_pb2.IndexHeader
@@ -85,6 +95,7 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
             AheadBuilder(history, self._shelf, delay=config.build_ahead) if config.build_ahead else None
         )
         self._acceptance = AcceptanceBook()
+        self.relay = RelayHub(config.limits, config.relay)
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._refused_groups = 0
@@ -116,6 +127,10 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
         finally:
             with self._lock:
                 self._calls -= 1
+
+    def end_streams(self) -> None:
+        """End the streams that last as long as a worker does; call it when no new calls are taken any more."""
+        self.relay.close()
 
     def close(self) -> None:
         """Stop working in the background; call it before the history is closed."""
@@ -205,6 +220,13 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
                 yield session.answer(message)
         finally:
             self._draft_streams.release()
+
+    @_streaming
+    def RelayLive(  # noqa: N802
+        self, requests: Iterator[relay_pb2.RelayRequest], context: grpc.ServicerContext
+    ) -> Iterator[relay_pb2.RelayResponse]:
+        """Tell a worker what siblings write elsewhere."""
+        yield from self.relay.serve(requests, self._run_of_worker)
 
     @_unary
     def ReportAcceptance(  # noqa: N802
@@ -299,6 +321,14 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
                 f"run.name: the stream began with run {run.name!r}; open another for {name!r}"
             )
         return self._history.open_run(name, vocabulary) if create else self._known_run(message.run)
+
+    def _run_of_worker(self, message: common_pb2.Run) -> tuple[str, Vocabulary]:
+        name, vocabulary = ingest.check_run(message)
+        run = self._history.run(name)
+        if run is None:
+            return name, vocabulary
+        run.check_vocabulary(vocabulary)
+        return name, run.vocabulary.merged(vocabulary)
 
     def _known_run(self, message: common_pb2.Run) -> RunRecord:
         name, vocabulary = ingest.check_run(message)

@@ -141,7 +141,7 @@ def _serve(settings: EngineSettings, requests: IO[str], replies: IO[str]) -> Non
         # history_tokens=0: drafts come from the server and the live group, as in training, and not from what this
         # engine generated for the same prompt a minute ago in another repetition.
         options["additional_config"] = {
-            "redraft": {"address": settings.address, "run": settings.run, "history_tokens": 0}
+            "redraft": {"addresses": settings.address, "run": settings.run, "history_tokens": 0}
         }
     llm = LLM(
         settings.model,

@@ -8,7 +8,7 @@
 - `agent_loop`: publishes every finished response the moment its agent loop ends, training and validation.
 - `rollout_server`, `worker_extension`: hand vLLM's own per-request speculation counters to the agent loop, and the
   proposers' to the trainer.
-- `draft_servers`: one `redraft serve` on every Ray node.
+- `draft_servers`: one `redraft serve` on every Ray node (`redraft.recipe.ray_servers`).
 - `tally`, `report`: what is counted, and what is logged of it.
 
 Figures

@@ -102,7 +102,7 @@ class RedraftMixin:
         """Start or find the servers, and point the rollout engines and the agent loops at them."""
         options = self._options
         if not options.addresses:
-            self._servers = DraftServers(options.server)
+            self._servers = DraftServers(options.server, options.run)
         addresses = list(options.addresses or self._servers.addresses)  # type: ignore[union-attr]
         self._watch = DraftingWatch(addresses, options.run)
         for address, held in self._watch.stored().items():
@@ -121,7 +121,7 @@ class RedraftMixin:
             "model": options.proposer,
             "num_speculative_tokens": options.num_speculative_tokens,
         }
-        proposer = {"address": addresses, "run": options.run, "vocabulary": fingerprint}
+        proposer = {"addresses": addresses, "run": options.run, "vocabulary": fingerprint}
         additional = OmegaConf.to_container(OmegaConf.create(engine.get("additional_config") or {}))
         engine.additional_config = {**additional, "redraft": {**proposer, **options.proposer_options}}
         if engine_reports_requests():

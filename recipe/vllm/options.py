@@ -9,17 +9,20 @@ from typing import Any
 
 from redraft.errors import InvalidArgument
 
+FILE_PREFIX = "file:"
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """How the proposer drafts and where its history comes from.
 
     Every field can be given in vLLM's `additional_config={"redraft": {...}}` under its own name, or in the
-    environment as `REDRAFT_` and its name in capitals (`REDRAFT_ADDRESS`).
+    environment as `REDRAFT_` and its name in capitals (`REDRAFT_ADDRESSES`).
     """
 
-    address: tuple[str, ...] = ()
-    """Draft servers, "host:port" each (environment: separated by commas). Empty: embedded mode, in which the
+    addresses: tuple[str, ...] = ()
+    """Draft servers, "host:port" each (environment: separated by commas), or only "file:PATH": a file that holds
+    them and is read again while the engine runs. Empty: embedded mode, in which the
     engine's own finished responses are the history."""
     run: str = "default"
     """Run whose history is asked for; the trainer publishes under the same name."""
@@ -35,6 +38,8 @@ class Options:
     history_tokens: int = 4_000_000
     """Embedded mode: most response tokens kept, about 30 bytes each, indexes included; the prompts whose
     responses are oldest go first. With a server: most response tokens kept for siblings that start late."""
+    relay: bool = True
+    """With a server: draft also from what siblings write on other workers at the same time."""
     report_seconds: float = 0.5
     """How often accept counts are sent to the server, in seconds, > 0."""
     log_seconds: float = 30.0
@@ -43,10 +48,12 @@ class Options:
     """True: an error while drafting stops the engine (tests). False: it is logged and drafting goes off."""
 
     def __post_init__(self) -> None:
-        for address in self.address:
+        for address in self.addresses:
+            if address.startswith(FILE_PREFIX) and len(self.addresses) == 1:
+                continue
             host, _, port = address.rpartition(":")
             if not host or not port.isdigit() or not 0 < int(port) < 65536:
-                raise InvalidArgument(f'address: "{address}" is not "host:port" with a port of 1 to 65535')
+                raise InvalidArgument(f'addresses: "{address}" is not "host:port" with a port of 1 to 65535')
         if not self.run:
             raise InvalidArgument("run: is empty; name the run, as the trainer that publishes does")
         if not 0.0 <= self.min_survival <= 1.0:
@@ -92,7 +99,7 @@ def load_options(additional_config: object, environment: Mapping[str, str] | Non
     return Options(**values)
 
 
-def _address(name: str, value: object) -> tuple[str, ...]:
+def _addresses(name: str, value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
     if not isinstance(value, (list, tuple)) or not all(isinstance(part, str) for part in value):
@@ -133,12 +140,13 @@ def _switch(name: str, value: object) -> bool:
 
 
 _PARSERS: dict[str, Callable[[str, object], Any]] = {
-    "address": _address,
+    "addresses": _addresses,
     "run": _text,
     "vocabulary": _text,
     "min_survival": _number,
     "budget": _whole,
     "history_tokens": _whole,
+    "relay": _switch,
     "report_seconds": _number,
     "log_seconds": _number,
     "strict": _switch,

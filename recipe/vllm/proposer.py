@@ -15,12 +15,13 @@ import numpy.typing as npt
 
 from redraft._core import Drafter
 from redraft.errors import FailedPrecondition, InvalidArgument
-from redraft.recipe.vllm import cpu_sampler, patches, versions
+from redraft.recipe.vllm import cpu_sampler, patches, servers, versions
 from redraft.recipe.vllm.groups import Groups
 from redraft.recipe.vllm.options import Options, load_options
 from redraft.recipe.vllm.reporting import Housekeeping, Stats, by_source
 from redraft.recipe.vllm.requests import Batch, Requests
 from redraft.recipe.vllm.responses import EndedResponses
+from redraft.recipe.vllm.siblings import make_siblings
 from redraft.recipe.vllm.sources import EmbeddedHistory, HistorySource
 
 Int32Array = npt.NDArray[np.int32]
@@ -77,14 +78,17 @@ class RedraftProposer:
 
     def _start(self, vocab_size: int, max_model_len: int) -> None:
         """Allocate what drafting needs; on other ranks nothing of it exists."""
-        options = self._options
+        options = servers.resolve(self._options)
         self._vocab_size = vocab_size
         self._lock = threading.Lock()
         self._drafter = Drafter(min_survival=options.min_survival)
         self._ended = EndedResponses(options.history_tokens)
         self._source = _make_source(options, self._ended)
         self._groups = Groups(self._source, self._ended)
-        self._requests = Requests(self._drafter, self._groups, self._ended, max_model_len, time.monotonic)
+        self._siblings = make_siblings(options)
+        self._requests = Requests(
+            self._drafter, self._groups, self._ended, self._siblings, max_model_len, time.monotonic
+        )
         self._batch: Batch | None = None
         self._states: Mapping[str, Any] = {}
         self._horizon = self._most
@@ -92,6 +96,7 @@ class RedraftProposer:
         self._seconds = 0.0
         self._last_call = self._refreshed = time.monotonic()
         self._housekeeping = Housekeeping(options, self.stats, self._keep_house, self._logger)
+        self._followed = servers.Followed(self._options, self._source, self._siblings, self._housekeeping)
         _proposers.add(self)
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
@@ -160,6 +165,7 @@ class RedraftProposer:
                 unavailable=self._source.num_unavailable,
                 requests=len(self._requests),
                 groups=len(self._groups),
+                relayed=self._siblings.num_received,
             )
 
     def close(self) -> None:
@@ -168,8 +174,10 @@ class RedraftProposer:
             self._drafts = False
             with self._lock:
                 self._requests.close()
+            self._followed.close()
             self._housekeeping.close()
             self._source.close()
+            self._siblings.close()
 
     def _draft(self, sampled: list[list[int]]) -> list[list[int]]:
         if self._batch is None:
@@ -255,11 +263,11 @@ def _prepare_vllm() -> None:
 
 
 def _make_source(options: Options, ended: EndedResponses) -> HistorySource:
-    if not options.address:
+    if not options.addresses:
         return EmbeddedHistory(ended)
     from redraft.recipe.vllm.server_history import ServerHistory
 
-    return ServerHistory(options.address, run=options.run, vocabulary=options.vocabulary)
+    return ServerHistory(options.addresses, run=options.run, vocabulary=options.vocabulary)
 
 
 def _within(token_ids: list[int], vocab_size: int) -> list[int]:

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from logging import Logger
 
@@ -46,6 +46,8 @@ class Stats:
     """Requests known to run (a level)."""
     groups: int
     """Prompts with running requests (a level)."""
+    relayed: int
+    """Tokens of siblings that came from other workers."""
 
     @property
     def mean_acceptance_length(self) -> float:
@@ -93,11 +95,12 @@ class Housekeeping:
         self._stop = threading.Event()
         self._report: Callable[[], None] | None = None
         self._close: Callable[[], None] | None = None
-        if options.address:
+        self._set_addresses: Callable[[Sequence[str]], None] | None = None
+        if options.addresses:
             from redraft.client import AcceptanceReporter, Counters
 
             reporter = AcceptanceReporter(
-                options.address,
+                options.addresses,
                 run=options.run,
                 worker=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
                 interval=options.report_seconds,
@@ -117,8 +120,14 @@ class Housekeeping:
 
             self._report = lambda: reporter.report(counters)
             self._close = reporter.close
+            self._set_addresses = reporter.set_addresses
         self._thread = threading.Thread(target=self._work, name="redraft-housekeeping", daemon=True)
         self._thread.start()
+
+    def set_addresses(self, addresses: Sequence[str]) -> None:
+        """Report to these servers from now on."""
+        if self._set_addresses is not None:
+            self._set_addresses(addresses)
 
     def close(self) -> None:
         """Send a last report and stop."""

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from redraft._core import Drafter
 from redraft.recipe.vllm.groups import Group, Groups
 from redraft.recipe.vllm.responses import EndedResponses
+from redraft.recipe.vllm.siblings import Siblings
 
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
@@ -78,6 +79,7 @@ class Requests:
         drafter: where requests are opened.
         groups: where a request's group is found.
         ended: where responses go that have ended.
+        siblings: is told what requests write.
         max_model_len: vLLM's, prompt and response together.
         clock: seconds, never going back.
     """
@@ -87,12 +89,14 @@ class Requests:
         drafter: Drafter,
         groups: Groups,
         ended: EndedResponses,
+        siblings: Siblings,
         max_model_len: int,
         clock: Callable[[], float],
     ) -> None:
         self._drafter = drafter
         self._groups = groups
         self._ended = ended
+        self._siblings = siblings
         self._max_model_len = max_model_len
         self._clock = clock
         self._by_id: dict[str, _Request] = {}
@@ -151,7 +155,9 @@ class Requests:
             token_ids, offsets = self._cut(batch.req_ids, token_ids, offsets, np.flatnonzero(stops), room)
         self._known[slots] = total
         self._tails[slots] = _tails(text, base, total)
-        return Step(self._handles[slots], token_ids, offsets.astype(np.int32), room)
+        step = Step(self._handles[slots], token_ids, offsets.astype(np.int32), room)
+        self._siblings.advance(step.handles, step.token_ids, step.offsets)
+        return step
 
     def sweep(self, requests: Mapping[str, Any]) -> None:
         """Close every request that the runner no longer holds.
@@ -192,6 +198,8 @@ class Requests:
         response = batch.token_ids_cpu[row, start:known].copy()
         handle = self._drafter.open(group.live, response, history=group.history)
         group.requests.add(handle)
+        if group.shared:
+            self._siblings.begin(handle, group.prompt, group.live, response)
         if not self._free:
             self._grow()
         slot = self._free.pop()
@@ -217,6 +225,7 @@ class Requests:
     def _close(self, request_id: str) -> None:
         request = self._by_id.pop(request_id)
         self._drafter.close(request.handle)
+        self._siblings.end(request.handle)
         self._free.append(request.slot)
         if request.group.shared:
             self._ended.add(request.group.prompt, _response(request), self._clock())
@@ -228,6 +237,7 @@ class Requests:
         request = self._by_id[request_id]
         opened = self._open(batch, row, request.state, emitted)  # first, so that the group lives on
         self._drafter.close(request.handle)
+        self._siblings.end(request.handle)
         self._groups.leave(request.group, request.handle)
         self._free.append(request.slot)
         self._slots[row] = opened.slot

@@ -34,6 +34,10 @@ class ServerHistory:
         """Grows whenever an index arrives or is replaced."""
         return self._source.arrivals
 
+    def set_addresses(self, addresses: Sequence[str]) -> None:
+        """Ask these servers from now on."""
+        self._source.set_addresses(addresses)
+
     def prefetch(self, prompt: Int32Array) -> None:
         """Ask for the prompt's index in the background."""
         self._source.prefetch(prompt)

@@ -59,15 +59,15 @@ def test_serve_answers_stats_and_leaves_no_ready_file(process, publisher, group,
     publish = publisher(address)
     publish.publish(group())
     assert publish.flush(20)
-    status, shown, _ = redraft("stats", "--address", address)
+    status, shown, _ = redraft("stats", "--addresses", address)
     assert status == 0
     assert "run" in shown
     assert "160" in shown
-    status, shown, _ = redraft("stats", "--json", REDRAFT_ADDRESS=address)
+    status, shown, _ = redraft("stats", "--json", REDRAFT_ADDRESSES=address)
     assert json.loads(shown)[address]["runs"][0]["responses"] == "4"
     assert server.stop(signal.SIGINT)[0] == 0
     assert not ready.exists()
-    status, _, error = redraft("stats", "--address", address, "--timeout", "1")
+    status, _, error = redraft("stats", "--addresses", address, "--timeout", "1")
     assert status == 1
     assert f"{address}: UNAVAILABLE" in error
 

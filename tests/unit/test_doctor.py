@@ -65,13 +65,13 @@ def test_an_unreachable_server_is_wrong_and_says_how_to_start_one(installed: dic
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    status, text = run("--address", address)
+    status, text = run("--addresses", address)
     assert status == 1
     assert address in text
     assert "redraft serve" in text
 
 
 def test_a_malformed_address_is_named(installed: dict[str, str]) -> None:
-    status, text = run("--address", "nonsense")
+    status, text = run("--addresses", "nonsense")
     assert status == 1
     assert "nonsense" in text

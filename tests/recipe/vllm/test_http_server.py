@@ -89,7 +89,7 @@ def url(tmp_path_factory, engine_environment, tiny_model, draft_server) -> Itera
         *("--speculative-config", json.dumps(speculative)),
         *("--additional-config", json.dumps({"redraft": options})),
     ]
-    environment = {**engine_environment, "REDRAFT_ADDRESS": draft_server[0]}
+    environment = {**engine_environment, "REDRAFT_ADDRESSES": draft_server[0]}
     with running(command, environment, log) as process:
 
         def healthy() -> bool:

@@ -15,17 +15,17 @@ def test_without_anything_the_defaults_hold():
 
 
 def test_the_environment_is_read():
-    options = load_options({}, {"REDRAFT_ADDRESS": "a:1, b:2,", "REDRAFT_RUN": "r", "REDRAFT_BUDGET": "64"})
-    assert options.address == ("a:1", "b:2")
+    options = load_options({}, {"REDRAFT_ADDRESSES": "a:1, b:2,", "REDRAFT_RUN": "r", "REDRAFT_BUDGET": "64"})
+    assert options.addresses == ("a:1", "b:2")
     assert (options.run, options.budget) == ("r", 64)
 
 
 def test_the_configuration_wins_over_the_environment():
     options = load_options(
-        {"redraft": {"run": "mine", "address": ["h:1"], "min_survival": 1}},
+        {"redraft": {"run": "mine", "addresses": ["h:1"], "min_survival": 1}},
         {"REDRAFT_RUN": "other", "REDRAFT_MIN_SURVIVAL": "0.5", "REDRAFT_STRICT": "1"},
     )
-    assert (options.run, options.address, options.min_survival, options.strict) == (
+    assert (options.run, options.addresses, options.min_survival, options.strict) == (
         "mine",
         ("h:1",),
         1.0,
@@ -39,13 +39,13 @@ def test_the_configuration_wins_over_the_environment():
         (
             {"adress": "a:1"},
             {},
-            r'^additional_config\["redraft"\]\["adress"\]: no such option; there are address, ',
+            r'^additional_config\["redraft"\]\["adress"\]: no such option; there are addresses, ',
         ),
         ([1], {}, r'^additional_config\["redraft"\]: '),
-        ({"address": "localhost"}, {}, r'^address: "localhost" is not "host:port"'),
-        ({"address": "h:0"}, {}, r"^address: "),
-        ({"address": "h:70000"}, {}, r"^address: "),
-        ({"address": 5}, {}, r"^address: "),
+        ({"addresses": "localhost"}, {}, r'^addresses: "localhost" is not "host:port"'),
+        ({"addresses": "h:0"}, {}, r"^addresses: "),
+        ({"addresses": "h:70000"}, {}, r"^addresses: "),
+        ({"addresses": 5}, {}, r"^addresses: "),
         ({"run": ""}, {}, r"^run: "),
         ({"run": 3}, {}, r"^run: "),
         ({"min_survival": 1.5}, {}, r"^min_survival: 1.5 is not between 0 and 1"),
@@ -57,7 +57,7 @@ def test_the_configuration_wins_over_the_environment():
         ({"log_seconds": float("nan")}, {}, r"^log_seconds: "),
         ({"strict": "yes"}, {}, r"^strict: "),
         ({}, {"REDRAFT_BUDGET": "many"}, r"^REDRAFT_BUDGET: 'many' is not a whole number"),
-        ({}, {"REDRAFT_ADDRESS": "h:x"}, r"^address: "),
+        ({}, {"REDRAFT_ADDRESSES": "h:x"}, r"^addresses: "),
     ],
 )
 def test_a_wrong_option_is_named(given, environment, message):

@@ -15,7 +15,7 @@ def messages(run_engine, tiny_model):
 
 
 def test_a_wrong_address_stops_the_engines_start_and_is_named(messages):
-    assert 'address: "nowhere" is not "host:port"' in messages["address"]
+    assert 'addresses: "nowhere" is not "host:port"' in messages["addresses"]
 
 
 def test_an_untested_vllm_is_refused_unless_overridden(messages):

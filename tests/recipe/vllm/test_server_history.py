@@ -46,7 +46,7 @@ def wait_for(condition) -> None:
 def test_published_history_is_drafted_from_once_it_has_arrived(server, make_runner):
     address, _ = server
     publish(address, PROMPT, TEXT)
-    runner = make_runner(address=address)
+    runner = make_runner(addresses=address)
     runner.add("a", PROMPT)
     runner.step(a=[TEXT[0]])
     wait_for(lambda: runner.proposer._source.num_bytes > 0)
@@ -56,7 +56,7 @@ def test_published_history_is_drafted_from_once_it_has_arrived(server, make_runn
 def test_history_published_during_a_rollout_reaches_it(server, make_runner, monkeypatch):
     monkeypatch.setattr(proposer_module, "REFRESH_SECONDS", 0.05)
     address, _ = server
-    runner = make_runner(address=address, report_seconds=0.02)
+    runner = make_runner(addresses=address, report_seconds=0.02)
     runner.add("a", PROMPT)
     runner.step(a=[TEXT[0]])
     publish(address, PROMPT, TEXT)
@@ -67,7 +67,7 @@ def test_history_published_during_a_rollout_reaches_it(server, make_runner, monk
 def test_accept_counts_reach_the_server(server, make_runner):
     address, _ = server
     publish(address, PROMPT, TEXT)
-    runner = make_runner(address=address, report_seconds=0.05)
+    runner = make_runner(addresses=address, report_seconds=0.05)
     runner.add("a", PROMPT)
     runner.step(a=[TEXT[0]])
     wait_for(lambda: runner.proposer._source.num_bytes > 0)
@@ -86,7 +86,7 @@ def test_accept_counts_reach_the_server(server, make_runner):
 def test_without_a_server_siblings_still_draft_and_nothing_waits(make_runner):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    runner = make_runner(address=f"127.0.0.1:{port}")
+    runner = make_runner(addresses=f"127.0.0.1:{port}")
     runner.add("a", PROMPT)
     runner.add("b", PROMPT)
     assert runner.step(a=TEXT[:10], b=TEXT[:3])["b"] == TEXT[3:7]
@@ -97,7 +97,7 @@ def test_without_a_server_siblings_still_draft_and_nothing_waits(make_runner):
 def test_a_server_that_goes_away_leaves_what_was_fetched(server, make_runner):
     address, process = server
     publish(address, PROMPT, TEXT)
-    runner = make_runner(address=address)
+    runner = make_runner(addresses=address)
     runner.add("a", PROMPT)
     runner.step(a=[TEXT[0]])
     wait_for(lambda: runner.proposer._source.num_bytes > 0)
@@ -108,7 +108,7 @@ def test_a_server_that_goes_away_leaves_what_was_fetched(server, make_runner):
 
 
 def test_a_sibling_that_starts_late_finds_the_text_of_those_that_ended(server, make_runner):
-    runner = make_runner(address=server[0])
+    runner = make_runner(addresses=server[0])
     runner.add("a", PROMPT)
     runner.step(a=TEXT[:20])
     runner.finish("a")

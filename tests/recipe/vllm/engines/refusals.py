@@ -28,10 +28,10 @@ def main() -> None:
                 "model": "redraft.recipe.vllm.proposer.RedraftProposer",
                 "num_speculative_tokens": 3,
             },
-            additional_config={"redraft": {"address": "nowhere"}},
+            additional_config={"redraft": {"addresses": "nowhere"}},
         )
     except Exception as error:
-        messages["address"] = str(error)
+        messages["addresses"] = str(error)
 
     def construct(kind: str, tokens: int = 3, **parallel) -> None:
         parallel = {
