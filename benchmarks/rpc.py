@@ -22,6 +22,7 @@ import numpy as np
 
 from redraft.benchmarks import rpc_load
 from redraft.benchmarks.groups import Group, drifting
+from redraft.benchmarks.rpc_relay import measure_relay
 from redraft.benchmarks.rpc_server import ServerProcess
 from redraft.rollout import prompt_key
 from redraft.server.history import GroupRecord, ResponseRecord
@@ -55,6 +56,10 @@ class Sizes:
     """How long they are held, in seconds."""
     fetch_seconds: float = 3.0
     """How long an index is fetched again and again, in seconds."""
+    relay_groups: int = 64
+    """Groups relayed between two workers, 16 siblings each at 50 tokens a second."""
+    relay_seconds: float = 10.0
+    """How long they are, in seconds."""
 
 
 FULL = Sizes(
@@ -94,7 +99,7 @@ class Result:
     streams_growth_bytes: int | None = None
     """By how much resident memory grew in the second half of holding the streams."""
     relay_ms_p99: float | None = None
-    """None: this server has no live relay."""
+    """From a sibling's token sent to usable on the other worker, in ms."""
     sizes: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -215,12 +220,19 @@ def measure_streams(sizes: Sizes, result: Result, _groups: Sequence[Group]) -> N
     )
 
 
+def measure_relayed(sizes: Sizes, result: Result, _groups: Sequence[Group]) -> None:
+    """Let siblings on two workers hear of each other."""
+    figures = measure_relay(sizes.relay_groups, seconds=sizes.relay_seconds)
+    result.relay_ms_p99 = figures["relay_ms_p99"]
+
+
 PARTS: dict[str, Callable[[Sizes, Result, Sequence[Group]], None]] = {
     "publish": measure_publish,
     "fetch": measure_fetch,
     "ingest": measure_ingest,
     "restart": measure_restart,
     "streams": measure_streams,
+    "relay": measure_relayed,
 }
 
 

@@ -14,7 +14,7 @@ from redraft.errors import RedraftError
 if TYPE_CHECKING:
     from redraft.benchmarks.rpc import Result
 
-NAMES = ("publish", "fetch", "ingest", "restart", "streams")
+NAMES = ("publish", "fetch", "ingest", "restart", "streams", "relay")
 
 
 @click.command()
@@ -39,6 +39,8 @@ NAMES = ("publish", "fetch", "ingest", "restart", "streams")
 @click.option("--streams", type=click.IntRange(1, 1000), help="Draft streams to hold.")
 @click.option("--hold-seconds", type=click.FloatRange(1), help="How long to hold them, in seconds.")
 @click.option("--fetch-seconds", type=click.FloatRange(0.1), help="How long to fetch, in seconds.")
+@click.option("--relay-groups", type=click.IntRange(1), help="Groups of 16 siblings to relay.")
+@click.option("--relay-seconds", type=click.FloatRange(0.5), help="How long to relay, in seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def rpc(
     files: tuple[Path, ...],
@@ -48,7 +50,7 @@ def rpc(
     as_json: bool,
     **sizes: Any,
 ) -> None:
-    """Measure a draft server in a process of its own: publishing, fetching, memory, restart, open streams.
+    """Measure a draft server in a process of its own: publishing, fetching, memory, restart, open streams, relay.
 
     FILES (JSONL, .gz, .zst) are recorded rollouts to publish instead of synthetic ones; the bytes that a stored token
     takes mean something only with them. The defaults take one to two minutes.
@@ -146,4 +148,5 @@ def print_table(result: Result) -> None:
     row(
         f"growth while {result.streams} streams are held, bytes", result.streams_growth_bytes, "{:,.0f}", None
     )
+    row("a sibling's token usable elsewhere, p99, ms", result.relay_ms_p99, "{:.1f}", 50.0)
     Console().print(table)

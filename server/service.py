@@ -27,6 +27,7 @@ from redraft.server.indexes import BuiltIndex, IndexShelf
 from redraft.server.logs import Throttle, event
 from redraft.server.metrics import Levels, Metrics
 from redraft.server.relay import RelayHub
+from redraft.server.relay_metrics import RelayLevels
 from redraft.status import NAMES, NUMBERS, status_of
 from redraft.v1 import (
     common_pb2,
@@ -111,6 +112,7 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
             self._acceptance,
         )
         self._metrics.registry.register(levels)
+        self._metrics.registry.register(RelayLevels(self.relay.counts))
 
     @property
     def calls(self) -> int:

@@ -1,6 +1,7 @@
 """A sequence of a drafter's request, ended by somebody else, made the next step read beyond the live index."""
 
 import numpy as np
+
 from redraft import Drafter, FrozenIndex, LiveIndex
 
 
