@@ -83,7 +83,7 @@ def flags_of_unit() -> list[str]:
     text = (DEPLOY / "redraft.service").read_text().replace("\\\n", " ")
     (line,) = re.findall(r"^ExecStart=(.+)$", text, re.MULTILINE)
     command = shlex.split(line)
-    assert command[:2] == ["/opt/redraft/bin/redraft", "serve"]
+    assert command[:2] == ["/usr/local/bin/redraft", "serve"]
     return command[2:]
 
 
