@@ -36,8 +36,9 @@ def assemble(
             part = next(answers, None)
             if part is None or part.WhichOneof("part") != "chunk" or part.position != message.position:
                 raise DataLoss(f"chunk: the index ended after {filled} of {blob.size} bytes")
-            if not part.chunk or filled + len(part.chunk) > blob.size:
+            chunk = part.chunk  # each look at the field makes a copy
+            if not chunk or filled + len(chunk) > blob.size:
                 raise DataLoss("chunk: the index is longer than announced, or a chunk is empty")
-            blob[filled : filled + len(part.chunk)] = np.frombuffer(part.chunk, dtype=np.uint8)
-            filled += len(part.chunk)
+            blob[filled : filled + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
+            filled += len(chunk)
         yield message.position, header, blob
