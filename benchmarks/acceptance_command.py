@@ -100,7 +100,9 @@ def acceptance(
 
         draw(results, png, page)
     if as_json:
-        click.echo(json.dumps({"results": results}))
+        from redraft.provenance import provenance
+
+        click.echo(json.dumps({"results": results} | provenance()))
     else:
         _print(results)
 

@@ -89,6 +89,7 @@ def run_index(
     from redraft.benchmarks import index as own
     from redraft.benchmarks import instructions
     from redraft.benchmarks import peers as others
+    from redraft.provenance import provenance
 
     def report(what: str) -> None:
         click.echo(what, err=True)
@@ -110,7 +111,10 @@ def run_index(
             beside += others.measure_peers(trace, lambda what, name=trace.name: report(f"{name}: {what}"))  # type: ignore[misc]
     if as_json:
         click.echo(
-            json.dumps({"results": [r.to_json() for r in results], "peers": [r.to_json() for r in beside]})
+            json.dumps(
+                {"results": [r.to_json() for r in results], "peers": [r.to_json() for r in beside]}
+                | provenance()
+            )
         )
     else:
         print_table(results, beside)

@@ -55,8 +55,9 @@ def rpc(
     FILES (JSONL, .gz, .zst) are recorded rollouts to publish instead of synthetic ones; the bytes that a stored token
     takes mean something only with them. The defaults take one to two minutes.
     """
-    from redraft.benchmarks import groups, provenance
+    from redraft.benchmarks import groups
     from redraft.benchmarks import rpc as own
+    from redraft.provenance import provenance
 
     chosen = replace(own.FULL if full else own.Sizes(), **{k: v for k, v in sizes.items() if v is not None})
     try:
@@ -70,7 +71,7 @@ def rpc(
     except RedraftError as error:
         raise click.ClickException(str(error)) from error
     if as_json:
-        click.echo(json.dumps(result.to_json() | provenance.provenance()))
+        click.echo(json.dumps(result.to_json() | provenance()))
     else:
         print_table(result)
 

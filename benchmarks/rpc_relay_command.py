@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
-import sys
-from pathlib import Path
 
 import click
 
@@ -44,6 +40,7 @@ def relay(
 ) -> None:
     """Measure how fast siblings' tokens reach other workers through a draft server on this machine."""
     from redraft.benchmarks.rpc_relay import measure_relay
+    from redraft.provenance import provenance
 
     result = measure_relay(groups, siblings, tokens_per_second, seconds, workers=workers)
     if as_json:
@@ -54,12 +51,7 @@ def relay(
             "seconds": seconds,
             "workers": workers,
         }
-        where = {
-            "commit": _commit(),
-            "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
-            "command": " ".join(["redraft", *sys.argv[1:]]),
-        }
-        click.echo(json.dumps({**result, "setting": setting, **where}))
+        click.echo(json.dumps({**result, "setting": setting, **provenance()}))
         return
     from rich.console import Console
     from rich.table import Table
@@ -74,15 +66,3 @@ def relay(
         text = f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
         table.add_row(title, f"[red]{text}" if key == "relay_ms_p99" and value > BAR_MS else text)
     Console().print(table)
-
-
-def _commit() -> str:
-    """Return the checkout's commit; "unknown" outside of one."""
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or "unknown"

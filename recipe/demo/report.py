@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +14,7 @@ from rich import box
 from rich.table import Table
 
 from redraft._version import __version__
+from redraft.provenance import commit, machine
 from redraft.recipe.demo import plots
 from redraft.recipe.demo.pair import Pair
 from redraft.recipe.demo.settings import Settings
@@ -239,42 +237,6 @@ def html(report: Report) -> str:
     return environment.get_template("report.html.jinja").render(
         report=report, figures=plots.figures(report), sources=sources
     )
-
-
-def commit() -> str:
-    """Return the commit of the checkout that this code runs from or in, or "" when it cannot be told."""
-    for folder in (Path(__file__).parent, Path.cwd()):
-        result = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            capture_output=True,
-            text=True,
-        )
-        if result.returncode == 0:
-            return result.stdout.strip()
-    return ""
-
-
-def machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.split(":", 1)[1].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        model = names[0] if names else model
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    load = os.getloadavg()[0]
-    return {
-        "processor": model,
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(pages / 2**30, 1),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "load_at_end": round(load, 2),
-    }
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Where figures come from: the commit, the machine and the command, for every benchmark's JSON."""
+"""Where figures come from: the commit, the machine and the command, for every benchmark and the demo."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from redraft._version import __version__
 
 
 def provenance() -> dict[str, object]:
-    """Return commit (None outside a checkout), machine, command and version."""
+    """Return commit ("" outside a checkout), machine, command and version."""
     return {
         "commit": commit(),
         "machine": machine(),
@@ -22,19 +22,18 @@ def provenance() -> dict[str, object]:
     }
 
 
-def commit() -> str | None:
-    """Return the checkout's commit, with "-dirty" when files were changed; None outside a checkout."""
-    folder = Path(__file__).resolve().parent
-    try:
+def commit() -> str:
+    """Return the commit of the checkout that this code lies in or that it is run in, with "-dirty" when files were
+    changed; "" when there is none."""
+    for folder in (Path(__file__).parent, Path.cwd()):
         described = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"],
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
             capture_output=True,
             text=True,
-            check=True,
         )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
+        if described.returncode == 0:
+            return described.stdout.strip()
+    return ""
 
 
 def machine() -> dict[str, object]:
