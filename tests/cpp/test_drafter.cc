@@ -71,11 +71,11 @@ TEST(Drafter, ThreadsDoNotChangeWhatIsDrafted) {
 }
 
 // Run under ThreadSanitizer: writers and readers of everything that may be shared.
-TEST(Drafter, SurvivesReadersAndWritersOnAllThreads) {
+void stress(const BlendOptions* policy) {
   Random random(7);
   const auto history = history_of({random.tokens(5, 300), random.tokens(5, 300)});
   const auto live = std::make_shared<LiveIndex>(Tokens{1, 2, 3}, 0, 64);
-  Drafter drafter(0.1f, 2);
+  Drafter drafter(0.1f, 2, policy);
   std::atomic<int> running{3};
   const auto write = [&](uint64_t seed) {
     Random own(seed);
@@ -108,12 +108,37 @@ TEST(Drafter, SurvivesReadersAndWritersOnAllThreads) {
       EXPECT_GE(drafter.num_requests(), 0);
     }
   };
+  // Siblings that are generated elsewhere come in on a thread of their own.
+  const auto relay = [&](uint64_t seed) {
+    Random own(seed);
+    while (running > 0) {
+      uint32_t sequence;
+      {
+        const auto guard = live->guard();
+        sequence = live->add_sequence({});
+      }
+      for (int piece = 0; piece < 5; ++piece) {
+        const auto guard = live->guard();
+        live->append(sequence, own.tokens(5, 20));
+      }
+      const auto guard = live->guard();
+      live->end_sequence(sequence);
+    }
+  };
   std::vector<std::thread> threads;
   for (uint64_t seed = 1; seed <= 3; ++seed) threads.emplace_back(write, seed);
+  threads.emplace_back(relay, 21);
   for (uint64_t seed = 11; seed <= 12; ++seed) threads.emplace_back(read, seed);
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(drafter.num_requests(), 0);
   EXPECT_EQ(drafter.stats().steps, 3 * 30 * 20);
+}
+
+TEST(Drafter, SurvivesReadersAndWritersOnAllThreads) { stress(nullptr); }
+
+TEST(Drafter, SurvivesThemWithTheBlendingPolicyToo) {
+  const BlendOptions policy;
+  stress(&policy);
 }
 
 }  // namespace
