@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ class Judge(Redraft):
 def plain_seconds(lengths: Sequence[int], concurrency: int, table: CostTable) -> float:
     """Return the time of plain decoding: responses of so many decode steps, admitted in their order as others end."""
     waiting = iter([length for length in lengths if length > 0])
-    running = [length for length, _ in zip(waiting, range(concurrency), strict=False)]
+    running = list(islice(waiting, concurrency))
     heapq.heapify(running)
     seconds, now = 0.0, 0
     while running:

@@ -4,8 +4,9 @@ The core finds the number of tokens that brings most expected tokens a second (`
 decided which costs it sees. Three rules, none of which looks at what the target samples where drafts are verified:
 
 - Drafting must promise more than a margin over plain decoding: `MARGIN` and what the costs may be off by.
-- With a number of requests that was hardly seen, a few steps each way are made to learn their costs (`TRIALS`).
-- Whatever was not done for long is tried for a step now and then, within `EXPLORATION` of all time.
+- A few steps each way are made to learn their costs (`TRIALS`), and where a number of requests was hardly seen.
+- Whatever was not done for long is tried for a step now and then. But for the very first, trials may have cost no more
+  than `EXPLORATION` of all time.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ PATIENCE = 4
 """A trial is given up after this many times as many attempts: whether a step can be timed is not ours to decide."""
 STALE = 64
 """Steps after which a kind that was not seen again is worth a step of exploration."""
+PROBE = 4
+"""Most draft tokens a request in a step that is made to learn what more tokens cost."""
 EXPLORATION = 0.005
 """Share of all time that exploring may have cost."""
 
@@ -45,6 +48,7 @@ class _Octave:
     since: list[int] = field(default_factory=lambda: [0, 0])
     """Steps since one was seen: plain, drafted."""
     explored: int = 0
+    plain_next: bool = False
 
 
 class Plan(NamedTuple):
@@ -78,6 +82,7 @@ class AutoBudget:
         self.explored_seconds = 0.0
         """Time that exploring lost, estimated."""
         self._octaves: dict[int, _Octave] = {}
+        self._seen = [0, 0]  # steps: plain, drafted
         self._exploring = False
         self._priced: tuple[Curve, Plan] | None = None
 
@@ -85,23 +90,33 @@ class AutoBudget:
         """Return how to draft for the next step with `requests` > 0."""
         octave = self._octaves.setdefault(requests.bit_length(), _Octave())
         curve = self.costs.curve(requests)
-        self._exploring = False
-        for kind, seen in enumerate((curve.plain_steps, curve.drafted_steps)):
-            if seen < TRIALS and octave.attempts[kind] < PATIENCE * TRIALS:
+        affordable = self.explored_seconds <= EXPLORATION * self.seconds
+        known = min(self._seen) >= TRIALS
+        seen = (curve.plain_steps, curve.drafted_steps)
+        self._exploring = known
+        for kind in (0, 1):
+            if (
+                seen[kind] < TRIALS
+                and octave.attempts[kind] < PATIENCE * TRIALS
+                and (affordable or not known)
+            ):
                 octave.attempts[kind] += 1
                 return PLAIN if kind == 0 else self._try(octave, curve)
-        if curve.plain_steps == 0 or curve.drafted_steps == 0:
+        self._exploring = False
+        if not min(self._seen):
             return Plan(True, None)  # steps can't be timed here
-        if self.explored_seconds <= EXPLORATION * self.seconds:
+        if affordable:
             # The fewer steps a judgement rests on, the sooner it is looked at again.
-            counts = (curve.plain_steps, curve.drafted_steps)
             stale = [
-                count >= min(STALE, 4 * steps) for count, steps in zip(octave.since, counts, strict=True)
+                count >= min(STALE, max(TRIALS, 4 * steps))
+                for count, steps in zip(octave.since, seen, strict=True)
             ]
             if stale[0] or stale[1]:
                 self._exploring = True
                 octave.since = [0 if old else count for old, count in zip(stale, octave.since, strict=True)]
-                return PLAIN if stale[0] else self._try(octave, curve)
+                # Where drafting is the rule, plain steps and longer drafts by turns: its length may be a trap too.
+                octave.plain_next = not octave.plain_next
+                return PLAIN if stale[0] and octave.plain_next else self._try(octave, curve)
         if self._priced is None or self._priced[0] is not curve:
             margin = 1 + np.minimum(MARGIN + curve.error, MOST_MARGIN)
             margin[0] = 1
@@ -123,20 +138,23 @@ class AutoBudget:
         if not (seconds > 0 and math.isfinite(seconds)):
             return
         curve = self.costs.curve(requests)
-        if curve.plain_steps and curve.drafted_steps:
+        if min(self._seen) >= TRIALS:
             plain = float(curve.seconds[0]) * emitted / requests
             # What is out of line says nothing of drafting: a pause, another process.
-            spent = min(seconds, 4 * float(np.interp(draft_tokens, curve.draft_tokens, curve.seconds)))
+            expected = float(np.interp(draft_tokens, curve.draft_tokens, curve.seconds))
+            spent = min(seconds, 4 * expected)
             self.steps += 1
             self.seconds += spent
             self.plain_seconds += plain
             if self._exploring:
                 # A plain step of exploration loses what drafting would have gained, as far as is known.
                 gain = self.plain_seconds / self.seconds - 1
-                self.explored_seconds += max(0.0, spent - plain if draft_tokens else gain * spent)
+                loss = min(seconds, 1.25 * expected) - plain if draft_tokens else gain * expected
+                self.explored_seconds += max(0.0, loss)
         self._exploring = False
         octave = self._octaves.setdefault(requests.bit_length(), _Octave())
         kind = int(draft_tokens > 0)
+        self._seen[kind] += 1
         octave.since[kind] = 0
         octave.since[1 - kind] += 1
         self.costs.observe(requests, draft_tokens, seconds)
@@ -156,12 +174,13 @@ class AutoBudget:
         ]
 
     def _try(self, octave: _Octave, curve: Curve) -> Plan:
-        """Return what makes a drafted step: by turns all that is proposed, a token a request, and what is best
-        by what is known."""
+        """Return what makes a drafted step: by turns a token a request, up to `PROBE` of them, and what is best by
+        what is known."""
         octave.explored += 1
         turn = octave.explored % 3
-        seconds = curve.seconds.copy() if turn == 0 else np.full(curve.seconds.size, curve.seconds[0])
-        if turn == 2:
-            seconds[int(np.searchsorted(curve.draft_tokens, curve.requests)) + 1 :] = np.inf
+        seconds = np.full(curve.seconds.size, curve.seconds[0]) if turn else curve.seconds.copy()
+        if turn:
+            most = curve.requests * (1 if turn == 1 else PROBE)
+            seconds[max(2, int(np.searchsorted(curve.draft_tokens, most, side="right"))) :] = np.inf
         seconds[0] = np.inf
         return Plan(True, (curve.draft_tokens, seconds.astype(np.float32)))

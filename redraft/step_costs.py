@@ -31,6 +31,8 @@ LEVEL_RATE, LEVEL_STEP = 0.03, 0.05
 """How fast all costs follow a change that hits them alike (contexts growing), and what one step may say of it."""
 FIT_ERROR, FIT_SHARE = 0.05, 0.5
 """How wrong the fit's form may be, and what a step elsewhere counts for one here as far as chance goes."""
+ODD = 0.3
+"""A cell that the fit misses by more than this counts for little in it."""
 REFIT = 32
 """Steps after which the fit is made again, at the latest."""
 
@@ -179,8 +181,14 @@ class StepCosts:
         else:
             unit = float(np.median(seconds / (FREE_TOKENS + requests + tokens)))
             prior = unit * np.asarray([FREE_TOKENS, 1.0, 1.0, 0.0])
-            self._parameters = _fit_positive(_features(requests, tokens), seconds, self._counts, prior)
+            features, weights = _features(requests, tokens), self._counts
+            for _ in range(2):
+                self._parameters = _fit_positive(features, seconds, weights, prior)
+                off = np.log(seconds / (features @ self._parameters))
+                weights = self._counts / (1 + (off / ODD) ** 2)
         self._residuals = middles[:, 2] - np.log(self._model(requests, tokens))
+        # A single step may be out of line by any factor; the lower of two hardly ever is.
+        self._counts -= 0.8
 
 
 def _octave(value: int) -> int:

@@ -83,7 +83,7 @@ def test_the_same_steps_give_the_same_costs():
 @pytest.mark.parametrize("survival", [0.0, 0.05, 0.3, 0.7])
 def test_drafting_is_never_slower_than_plain_decoding_and_takes_what_there_is(requests: int, survival: float):
     engine = Engine(AutoBudget(512 * 4), survival)
-    steps = 4000
+    steps = 2000
     for _ in range(steps):
         engine.step(requests)
     plain = engine.emitted / requests * seconds(requests, 0)
@@ -98,9 +98,9 @@ def test_drafting_is_never_slower_than_plain_decoding_and_takes_what_there_is(re
 def test_drafting_that_stopped_is_tried_again_and_comes_back_when_it_pays():
     engine = Engine(AutoBudget(64), 0.0)
     drafted = [engine.step(8) for _ in range(3000)]
-    assert 0 < sum(tokens > 0 for tokens in drafted[500:]) <= 2500 / STALE + 1
+    assert 0 < sum(tokens > 0 for tokens in drafted[500:]) <= 2500 / (0.75 * STALE)
     engine.survival = 0.9
-    assert sum(engine.step(8) > 0 for _ in range(200)) > 150
+    assert sum(engine.step(8) > 0 for _ in range(300)) > 200
 
 
 def test_where_steps_cannot_be_timed_drafting_is_not_bounded():
