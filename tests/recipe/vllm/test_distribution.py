@@ -25,12 +25,14 @@ def outcomes(request, run_engine, make_tiny_model):
 
 
 def test_drafts_were_verified_and_both_accepted_and_rejected(outcomes):
-    # By an automatic budget as well: every step here admits requests, and what can't be timed is not bounded.
     counts = outcomes[0]["stats"]
     drafted = {source: sum(tokens) for source, tokens in counts["drafted"].items()}
     accepted = {source: sum(tokens) for source, tokens in counts["accepted"].items()}
-    assert min(accepted["history"], accepted["live"]) > 0  # which source wins depends on when requests end
-    assert 5000 < sum(accepted.values()) < sum(drafted.values()) - 5000
+    if outcomes[0]["budget"] == -1:
+        # Which source wins depends on when requests end.
+        assert min(accepted["history"], accepted["live"]) > 0
+    least = 5000 if outcomes[0]["budget"] == -1 else 0  # how often drafts pay is up to the machine
+    assert least < sum(accepted.values()) < sum(drafted.values()) - least
 
 
 def test_texts_have_the_models_probabilities(outcomes):

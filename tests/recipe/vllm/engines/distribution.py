@@ -4,7 +4,7 @@ The model has a small vocabulary, so that the distribution over all texts of thr
 
 Settings: `model`; `budget`: the option; `prompts`: one for each of `temperatures`; `requests` a round; `rounds` of
 each. Result, for each temperature: `p_value` over texts; `texts`: how many; `cells`: how many kinds of text had an
-expectation of 5 or more; `stats`: the proposer's, up to then.
+expectation of 5 or more; `stats`: the proposer's, up to then; `budget`.
 """
 
 import json
@@ -53,7 +53,15 @@ def main() -> None:
                 seen[tuple(output.outputs[0].token_ids)] += 1
         p_value, cells = compare(seen, settings["model"], prompt, temperature)
         stats = asdict(proposers()[0].stats())
-        results.append({"p_value": p_value, "cells": cells, "texts": sum(seen.values()), "stats": stats})
+        results.append(
+            {
+                "budget": settings["budget"],
+                "p_value": p_value,
+                "cells": cells,
+                "texts": sum(seen.values()),
+                "stats": stats,
+            }
+        )
     with open(sys.argv[2], "w") as file:
         json.dump(results, file)
 
