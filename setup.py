@@ -82,6 +82,7 @@ setup(
     package_dir=PACKAGE_DIR,
     package_data={
         "redraft": ["py.typed", "*.pyi", "v1/*.pyi"],
+        "redraft.benchmarks": ["cost_tables/*.json"],
         "redraft.recipe": ["**/*.yaml", "**/*.jinja", "**/*.txt"],
     },
     ext_modules=[Extension("redraft._core", sources=[])],

@@ -8,9 +8,17 @@ from redraft.lazy_group import LazyGroup
 
 COMMANDS = {
     "acceptance": ("redraft.benchmarks.acceptance_command:acceptance", "Replay recorded rollouts."),
+    "cost-table": (
+        "redraft.recipe.vllm.cost_table_command:cost_table",
+        "Measure what a step of a vLLM engine costs.",
+    ),
     "index": ("redraft.benchmarks.index_command:index", "Measure size and speed of the indexes."),
     "rpc": ("redraft.benchmarks.rpc_command:rpc", "Measure a draft server under load."),
     "relay": ("redraft.benchmarks.rpc_relay_command:relay", "Measure how fast siblings hear of each other."),
+    "simulate": (
+        "redraft.benchmarks.simulate_command:simulate",
+        "Price recorded rollouts against plain decoding.",
+    ),
 }
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from redraft.benchmarks.traces import Int32Array, Response, Trace
 
 Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
 BINS = 10
 POSITION_CLASSES = (0, 16, 64, 256, 1024, 4096)
 
@@ -137,20 +139,27 @@ def replay(
         began = time.perf_counter()
         proposer.start_epoch(trace.prompts, epochs[:number])
         result = Figures(epoch[0].epoch if epoch else number)
-        _replay_epoch(chosen, proposer, concurrency, horizon, result, progress)
+        replay_epoch(chosen, proposer, concurrency, horizon, result, progress)
         result.seconds = time.perf_counter() - began
         figures.append(result)
     return figures
 
 
-def _replay_epoch(
+Watch = Callable[[Rows, Int64Array, Callable[[Rows], Int64Array]], None]
+"""Called after each step with its drafts, how many tokens of each row were accepted, and a function that tells the
+same of other drafts."""
+
+
+def replay_epoch(
     responses: list[Response],
     proposer: Proposer,
     concurrency: int,
     horizon: int,
     result: Figures,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None] | None = None,
+    watch: Watch | None = None,
 ) -> None:
+    """Replay responses, admitted in their order, and count into `result`."""
     texts = [response.token_ids for response in responses]
     truth = np.concatenate([*texts, np.full(horizon + 1, -2, np.int32)])
     ends = np.cumsum([text.size for text in texts])
@@ -185,6 +194,8 @@ def _replay_epoch(
         accepted = _verify(rows, truth, at, left)
         if getattr(proposer, "knows_the_truth", False):
             rows = _trim(rows, accepted)
+        if watch is not None:
+            watch(rows, accepted, partial(_verify, truth=truth, at=at, left=left))
         emitted = np.minimum(accepted + 1, left)
         _count(result, rows, accepted, emitted, at - starts[number])
         offsets = np.zeros(number.size + 1, np.int32)

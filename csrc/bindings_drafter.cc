@@ -22,15 +22,26 @@ struct PyDraftBatch {
 };
 
 PyDraftBatch step(Drafter& drafter, const py::object& requests, const py::object& new_token_ids,
-                  const py::object& offsets, const py::object& horizons, int64_t budget) {
+                  const py::object& offsets, const py::object& horizons, int64_t budget,
+                  const py::object& costs) {
   const std::vector<int32_t> handles = copy_tokens(requests, "requests");
   const std::vector<int32_t> tokens = copy_tokens(new_token_ids, "new_token_ids");
   const std::vector<int32_t> bounds = copy_tokens(offsets, "offsets");
   const std::vector<int32_t> limits = copy_tokens(horizons, "horizons");
+  std::vector<int32_t> counts;
+  std::vector<float> seconds;
+  if (!costs.is_none()) {
+    if (!py::isinstance<py::tuple>(costs) || py::len(costs) != 2) {
+      throw_invalid("costs: must be a tuple of draft tokens, int32, and seconds, float32");
+    }
+    counts = copy_tokens(py::reinterpret_borrow<py::tuple>(costs)[0], "costs");
+    seconds = copy_array<float>(py::reinterpret_borrow<py::tuple>(costs)[1], "costs", "float32");
+    if (counts.empty()) throw_invalid("costs: draft tokens must start with 0");
+  }
   DraftBatch batch;
   {
     const py::gil_scoped_release release;
-    batch = drafter.step(handles, tokens, bounds, limits, budget);
+    batch = drafter.step(handles, tokens, bounds, limits, budget, {counts, seconds});
   }
   return {to_array(batch.tokens), to_array(batch.offsets), to_array(batch.probabilities),
           to_array(batch.sources), to_array(batch.match_lengths)};
@@ -173,7 +184,7 @@ void bind_drafter(py::module_& module) {
           },
           py::arg("request"))
       .def("step", &step, py::arg("requests"), py::arg("new_token_ids"), py::arg("offsets"),
-           py::arg("horizons"), py::kw_only(), py::arg("budget") = -1)
+           py::arg("horizons"), py::kw_only(), py::arg("budget") = -1, py::arg("costs") = py::none())
       .def("stats", &stats)
       .def_property_readonly("num_requests", py::cpp_function(&Drafter::num_requests, release()))
       .def_property_readonly("nbytes", py::cpp_function(&Drafter::nbytes, release()));

@@ -49,13 +49,16 @@ void Drafter::set_min_survival(float min_survival) {
 
 std::vector<float> Drafter::calibration() const {
   const std::lock_guard lock(mutex_);
-  return policy_ ? policy_->calibration().state() : std::vector<float>();
+  return policy_ ? policy_->calibration().state() : correction_.state();
 }
 
 void Drafter::restore(std::span<const float> calibration) {
   const std::lock_guard lock(mutex_);
-  if (!policy_) throw_invalid("calibration: this drafter's policy learns nothing");
-  policy_->calibration().restore(calibration);
+  if (policy_) {
+    policy_->calibration().restore(calibration);
+  } else {
+    correction_.restore(calibration);
+  }
 }
 
 const Drafter::Request& Drafter::find(int32_t request) const {
@@ -98,6 +101,7 @@ int32_t Drafter::open(std::shared_ptr<LiveIndex> live, std::span<const int32_t> 
   self.tokens.assign(tokens.begin(), tokens.end());
   self.draft.clear();
   self.trail.clear();
+  self.judged.clear();
   if (policy_) policy_->observe(self.tokens, self.tokens.size());
   if (self.history) {
     self.contexts.start(*self.history, self.tokens);
@@ -146,7 +150,7 @@ uint64_t Drafter::nbytes() const {
                    seen_.capacity() + (stats_.drafted.capacity() + stats_.accepted.capacity()) * 8;
   for (const Request& request : slots_) {
     bytes += (request.tokens.capacity() + request.draft.capacity()) * 4 +
-             request.trail.capacity() * sizeof(Judgement);
+             request.trail.capacity() * sizeof(Judgement) + request.judged.capacity() * sizeof(Judged);
   }
   if (policy_) bytes += policy_->nbytes();
   return bytes;
@@ -208,7 +212,12 @@ void Drafter::account(Request& request, std::span<const int32_t> tokens) {
       stats_.accepted[row + i] += accepted ? 1 : 0;
     }
   }
-  if (policy_) policy_->learn(request.trail, tokens);
+  if (policy_) {
+    policy_->learn(request.trail, tokens);
+  } else if (!tokens.empty()) {
+    correction_.learn(request.judged, tokens);
+  }
+  request.judged.clear();
   request.draft.clear();
   request.source = Source::kNone;
 }
@@ -346,32 +355,12 @@ void Drafter::draft_blended(Request& request, uint32_t horizon, Draft& draft) {
   policy_->draft(context, horizon, min_survival_, draft, request.trail);
 }
 
-void Drafter::apply_budget(DraftBatch& batch, int64_t budget) const {
-  if (budget < 0 || static_cast<size_t>(budget) >= batch.tokens.size()) return;
-  std::vector<int32_t> lengths(batch.sources.size());
-  share_out(batch.probabilities, batch.offsets, budget, lengths);
-  int32_t at = 0;
-  for (size_t row = 0; row < lengths.size(); ++row) {
-    const int32_t from = batch.offsets[row];
-    std::copy_n(batch.tokens.begin() + from, lengths[row], batch.tokens.begin() + at);
-    std::copy_n(batch.probabilities.begin() + from, lengths[row], batch.probabilities.begin() + at);
-    batch.offsets[row] = at;
-    at += lengths[row];
-    if (lengths[row] == 0) {
-      batch.sources[row] = static_cast<uint8_t>(Source::kNone);
-      batch.match_lengths[row] = 0;
-    }
-  }
-  batch.offsets.back() = at;
-  batch.tokens.resize(at);
-  batch.probabilities.resize(at);
-}
-
 DraftBatch Drafter::step(std::span<const int32_t> requests, std::span<const int32_t> tokens,
-                         std::span<const int32_t> offsets, std::span<const int32_t> horizons,
-                         int64_t budget) {
+                         std::span<const int32_t> offsets, std::span<const int32_t> horizons, int64_t budget,
+                         const StepCosts& costs) {
   const std::lock_guard lock(mutex_);
   check_step(requests, tokens, offsets, horizons, budget);
+  if (!costs.draft_tokens.empty()) check_costs(costs);
   std::vector<Request*> rows;
   rows.reserve(requests.size());
   for (const int32_t request : requests) rows.push_back(&slots_[static_cast<uint32_t>(request) & kSlotMask]);
@@ -381,7 +370,7 @@ DraftBatch Drafter::step(std::span<const int32_t> requests, std::span<const int3
   }
   accept_all(rows, tokens, offsets);
   DraftBatch batch = draft_all(rows, horizons);
-  apply_budget(batch, budget);
+  allot(rows, budget, costs, batch);
   for (size_t row = 0; row < rows.size(); ++row) {
     rows[row]->source = static_cast<Source>(batch.sources[row]);
     rows[row]->draft.assign(batch.tokens.begin() + batch.offsets[row],

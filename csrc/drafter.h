@@ -7,6 +7,8 @@
 #include <span>
 #include <vector>
 
+#include "csrc/budget.h"
+#include "csrc/correction.h"
 #include "csrc/frozen_index.h"
 #include "csrc/live_index.h"
 #include "csrc/policy.h"
@@ -44,7 +46,8 @@ class Drafter {
 
   // How likely a token must be, with all before it, to be drafted; 0 to 1.
   void set_min_survival(float min_survival);
-  // What the policy has learned; empty without one. restore() wants what calibration() gave.
+  // What the policy has learned, or the correction of the longest match. restore() wants what calibration()
+  // gave.
   std::vector<float> calibration() const;
   void restore(std::span<const float> calibration);
 
@@ -54,7 +57,8 @@ class Drafter {
   void close(int32_t request);
   int64_t length(int32_t request) const;
   DraftBatch step(std::span<const int32_t> requests, std::span<const int32_t> tokens,
-                  std::span<const int32_t> offsets, std::span<const int32_t> horizons, int64_t budget);
+                  std::span<const int32_t> offsets, std::span<const int32_t> horizons, int64_t budget,
+                  const StepCosts& costs = {});  // without costs the budget alone bounds
   DraftStats stats() const;
   int64_t num_requests() const;
   uint64_t nbytes() const;
@@ -72,6 +76,7 @@ class Drafter {
     std::vector<int32_t> tokens;  // of the response so far: a history that comes late needs them
     std::vector<int32_t> draft;   // what was proposed last
     BlendPolicy::Trail trail;     // and what was thought of it
+    std::vector<Judged> judged;   // likewise, of the longest match
   };
 
   Request& find(int32_t request);
@@ -86,11 +91,12 @@ class Drafter {
                   DraftBatch& batch);
   DraftBatch draft_all(std::span<Request* const> rows, std::span<const int32_t> horizons);
   void draft_blended(Request& request, uint32_t horizon, Draft& draft);
-  void apply_budget(DraftBatch& batch, int64_t budget) const;
+  void allot(std::span<Request* const> rows, int64_t budget, const StepCosts& costs, DraftBatch& batch) const;
 
   float min_survival_;
   ThreadPool pool_;
   std::unique_ptr<BlendPolicy> policy_;
+  Correction correction_;  // without a policy
   std::vector<Request> slots_;
   std::vector<uint32_t> free_slots_;
   DraftStats stats_;

@@ -211,7 +211,8 @@ class Drafter:
                 before it is below this; from 0 (draft to the horizon) to 1.
             num_threads: threads that share a step's work, >= 1; drafts do not depend on it.
             policy: "blend" (doc/policy.md) learns from accept outcomes which source and context to trust; "longest"
-                follows the longest match of history or of the group, whichever promises more, and learns nothing.
+                follows the longest match of history or of the group, whichever promises more, and learns only how
+                much its promises are worth.
             without: ingredients of "blend" to leave out: shared, mixing, calibration, blending.
 
         Raises:
@@ -226,13 +227,16 @@ class Drafter:
         """
 
     def calibration(self) -> Float32Array:
-        """Return what the policy has learned, to be saved with the run: float32, shape (n,); n is 0 for "longest"."""
+        """Return what was learned from accept outcomes, to be saved with the run: float32, shape (n,).
+
+        "longest" learns how much of what it promises comes true (`csrc/correction.h`); "blend" a good deal more.
+        """
 
     def restore(self, calibration: Float32Array) -> None:
         """Go on from what `calibration()` returned.
 
         Raises:
-            InvalidArgument: it is malformed, of another version, or the policy learns nothing.
+            InvalidArgument: it is malformed, of another version or of another policy.
         """
 
     def open(
@@ -283,6 +287,7 @@ class Drafter:
         horizons: Int32Array,
         *,
         budget: int = -1,
+        costs: tuple[Int32Array, Float32Array] | None = None,
     ) -> DraftBatch:
         """Append what the engine emitted for each request, then draft for all of them.
 
@@ -297,6 +302,10 @@ class Drafter:
             offsets: int32, shape (b + 1,).
             horizons: int32, shape (b,): most tokens to draft for each request, >= 0.
             budget: most tokens to draft for the batch; goes to those most likely to be accepted. -1 for no bound.
+            costs: what the next engine step takes: numbers of draft tokens of the whole batch, int32, shape (m,),
+                rising from 0, and the seconds for each, float32, shape (m,), > 0; linear in between and beyond. Only
+                as many tokens are drafted as make (rows + expected accepted tokens) / seconds greatest. None: the
+                budget alone bounds.
 
         Raises:
             InvalidArgument: an argument is malformed. Nothing has changed then.

@@ -32,9 +32,12 @@ class Options:
     min_survival: float = 0.25
     """A token is drafted while the probability that it and all before it are accepted is at least this, 0 to
     1."""
-    budget: int = -1
-    """Most draft tokens for the whole batch in one step; -1: no bound but `num_speculative_tokens` a
-    request."""
+    budget: int | str = "auto"
+    """Most draft tokens for the whole batch in one step. "auto": as many as pay, by what steps were seen to cost
+    (doc/policy.md); -1: no bound but `num_speculative_tokens` a request."""
+    cost_table: str = ""
+    """With budget "auto": file of what a step costs, to begin with (`redraft bench cost-table`). Empty: it is learned
+    from the first steps."""
     history_tokens: int = 4_000_000
     """Embedded mode: most response tokens kept, about 30 bytes each, indexes included; the prompts whose
     responses are oldest go first. With a server: most response tokens kept for siblings that start late."""
@@ -58,10 +61,12 @@ class Options:
             raise InvalidArgument("run: is empty; name the run, as the trainer that publishes does")
         if not 0.0 <= self.min_survival <= 1.0:
             raise InvalidArgument(f"min_survival: {self.min_survival} is not between 0 and 1")
-        if self.budget < -1:
+        if self.budget != "auto" and not (isinstance(self.budget, int) and self.budget >= -1):
             raise InvalidArgument(
-                f"budget: {self.budget} is neither -1 (no bound) nor a number of tokens >= 0"
+                f'budget: {self.budget!r} is neither "auto" nor -1 (no bound) nor a number of tokens >= 0'
             )
+        if self.cost_table and self.budget != "auto":
+            raise InvalidArgument(f'cost_table: is for budget "auto" only, and budget is {self.budget}')
         if self.history_tokens < 0:
             raise InvalidArgument(f"history_tokens: {self.history_tokens} is negative")
         if not self.report_seconds > 0:
@@ -122,6 +127,10 @@ def _whole(name: str, value: object) -> int:
         raise InvalidArgument(f"{name}: {value!r} is not a whole number") from None
 
 
+def _budget(name: str, value: object) -> int | str:
+    return "auto" if value == "auto" else _whole(name, value)
+
+
 def _number(name: str, value: object) -> float:
     try:
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
@@ -144,7 +153,8 @@ _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "run": _text,
     "vocabulary": _text,
     "min_survival": _number,
-    "budget": _whole,
+    "budget": _budget,
+    "cost_table": _text,
     "history_tokens": _whole,
     "relay": _switch,
     "report_seconds": _number,

@@ -8,12 +8,15 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from redraft._core import Drafter
+from redraft.auto_budget import PLAIN, AutoBudget, Plan
+from redraft.cost_table import read_cost_table
 from redraft.errors import FailedPrecondition, InvalidArgument
 from redraft.recipe.vllm import cpu_sampler, patches, servers, versions
 from redraft.recipe.vllm.groups import Groups
@@ -74,12 +77,21 @@ class RedraftProposer:
         self._logger = logging.getLogger("vllm.redraft")  # vLLM shows what is below its own name
         self._drafts = is_drafting_rank(vllm_config.parallel_config)
         if self._drafts:
-            self._start(vllm_config.model_config.get_vocab_size(), vllm_config.model_config.max_model_len)
+            self._start(vllm_config)
 
-    def _start(self, vocab_size: int, max_model_len: int) -> None:
+    def _start(self, vllm_config: Any) -> None:
         """Allocate what drafting needs; on other ranks nothing of it exists."""
         options = servers.resolve(self._options)
-        self._vocab_size = vocab_size
+        self._vocab_size = vllm_config.model_config.get_vocab_size()
+        max_model_len = vllm_config.model_config.max_model_len
+        self._budget: AutoBudget | None = None
+        if options.budget == "auto":
+            table = read_cost_table(Path(options.cost_table)) if options.cost_table else None
+            scheduler = getattr(vllm_config, "scheduler_config", None)
+            self._budget = AutoBudget(self._most * getattr(scheduler, "max_num_seqs", 256), table)
+        self._decoded: tuple[int, int] | None = None
+        self._called = 0.0
+        self._granted = 0
         self._lock = threading.Lock()
         self._drafter = Drafter(min_survival=options.min_survival)
         self._ended = EndedResponses(options.history_tokens)
@@ -108,13 +120,15 @@ class RedraftProposer:
         Args:
             batch: the runner's `InputBatch`.
             requests: its states by request id: every request that has started and not ended.
-            scheduler_output: this step's; read for dynamic speculation's number of tokens only.
+            scheduler_output: this step's; read for dynamic speculation's number of tokens, and for what was
+                computed in the step, so that its time can be laid to something.
         """
         if self._drafts:
             self._batch = batch
             self._states = requests
             scheduled = getattr(scheduler_output, "num_spec_tokens_to_schedule", None)
             self._horizon = self._most if scheduled is None else min(scheduled, self._most)
+            self._decoded = decoded(scheduler_output)
 
     def propose(
         self,
@@ -166,6 +180,9 @@ class RedraftProposer:
                 requests=len(self._requests),
                 groups=len(self._groups),
                 relayed=self._siblings.num_received,
+                granted=self._granted,
+                saving=0.0 if self._budget is None else self._budget.saving,
+                step_costs=[] if self._budget is None else self._budget.table(),
             )
 
     def close(self) -> None:
@@ -184,13 +201,16 @@ class RedraftProposer:
             raise FailedPrecondition("before_propose: was not called; another plugin undid redraft's patch")
         self._engine_steps += 1
         step = self._requests.advance(self._batch, self._states, sampled)
+        plan = self._plan(sampled, len(step.token_ids))
         for group in self._groups.arrivals(time.monotonic()):
             for handle in group.requests:
                 self._drafter.set_history(handle, group.history)
-        horizons = np.minimum(step.room, self._horizon).astype(np.int32)
+        horizons = np.minimum(step.room, self._horizon if plan.draft else 0).astype(np.int32)
+        bound = self._options.budget if isinstance(self._options.budget, int) else -1
         drafts = self._drafter.step(
-            step.handles, step.token_ids, step.offsets, horizons, budget=self._options.budget
+            step.handles, step.token_ids, step.offsets, horizons, budget=bound, costs=plan.costs
         )
+        self._granted = len(drafts.token_ids)
         if not len(drafts.token_ids):
             return [[] for _ in sampled]
         token_ids = drafts.token_ids.tolist()
@@ -199,6 +219,18 @@ class RedraftProposer:
         if int(drafts.token_ids.max()) >= self._vocab_size:
             rows = [_within(row, self._vocab_size) for row in rows]
         return rows
+
+    def _plan(self, sampled: list[list[int]], fresh: int) -> Plan:
+        """Tell the budget what the step that ended took, and return how to draft for the next one."""
+        if self._budget is None:
+            return Plan(True, None)
+        now = time.perf_counter()
+        seconds, self._called = now - self._called, now
+        emitted = sum(map(len, sampled))
+        # More fresh tokens than were sampled: vLLM made a step without calling the proposer.
+        if self._decoded is not None and seconds < now and fresh <= emitted:
+            self._budget.observe(*self._decoded, emitted, seconds)
+        return self._budget.plan(len(sampled)) if sampled else PLAIN
 
     def _keep_house(self) -> None:
         """Do what needs no engine step; called now and then by the housekeeping thread."""
@@ -213,6 +245,21 @@ class RedraftProposer:
         if idle > IDLE_SECONDS[0] and len(self._requests):
             with self._lock:
                 self._requests.sweep(self._states if idle < IDLE_SECONDS[1] else {})
+
+
+def decoded(scheduler_output: Any) -> tuple[int, int] | None:
+    """Return requests and draft tokens of a step that decoded and did nothing else, or None.
+
+    Args:
+        scheduler_output: vLLM's `SchedulerOutput`; one without the fields that are read says nothing.
+    """
+    scheduled = getattr(scheduler_output, "num_scheduled_tokens", None)
+    drafts = getattr(scheduler_output, "scheduled_spec_decode_tokens", None)
+    if not scheduled or drafts is None or getattr(scheduler_output, "scheduled_new_reqs", True):
+        return None
+    draft_tokens = sum(map(len, drafts.values()))
+    decodes = sum(scheduled.values()) == len(scheduled) + draft_tokens
+    return (len(scheduled), draft_tokens) if decodes else None
 
 
 def is_drafting_rank(parallel_config: Any) -> bool:

@@ -7,7 +7,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from logging import Logger
 
 import numpy as np
@@ -48,6 +48,13 @@ class Stats:
     """Prompts with running requests (a level)."""
     relayed: int
     """Tokens of siblings that came from other workers."""
+    granted: int = 0
+    """Draft tokens of the last step, all requests together (a level)."""
+    saving: float = 0.0
+    """Budget "auto": share of plain decoding's time that drafting saved, by the costs as they were learned; negative
+    when it cost time."""
+    step_costs: list[tuple[int, int, float]] = field(default_factory=list)
+    """Budget "auto": what is believed of a step's cost: requests, draft tokens of the batch, seconds."""
 
     @property
     def mean_acceptance_length(self) -> float:
@@ -67,6 +74,11 @@ class Stats:
             f"{100 * self.acceptance_rate:.1f} % of the drafted tokens accepted ({by_source}), "
             f"{1e3 * self.draft_seconds / max(1, self.engine_steps):.3f} ms of drafting an engine step, "
             f"{self.index_bytes / 2**20:.1f} MiB of indexes"
+            + (
+                f", {100 * self.saving:.1f} % less time than plain decoding (estimated)"
+                if self.step_costs
+                else ""
+            )
         )
 
 

@@ -28,7 +28,7 @@ def drafted(run_engine, tiny_model):
         "model": str(tiny_model),
         "prompts": make_prompts() * 2,  # two siblings to a prompt
         "drafted": True,
-        "options": {"min_survival": 0.0},
+        "options": {"min_survival": 0.0, "budget": -1},
         "rounds": 2,
         "texts": [],
     }
@@ -43,6 +43,20 @@ def plain(run_engine, tiny_model, drafted):
         "drafted": False,
         "rounds": 1,
         "texts": [[prompt, response] for prompt, response, _ in drafted["sampled"]],
+    }
+    return run_engine(SCRIPT, settings)
+
+
+@pytest.fixture(scope="module")
+def automatic(run_engine, tiny_model):
+    """Drafts switch on and off as steps take long or not."""
+    settings = {
+        "model": str(tiny_model),
+        "prompts": make_prompts()[:8] * 2,
+        "drafted": True,
+        "options": {"min_survival": 0.0, "budget": "auto"},
+        "rounds": 1,
+        "texts": [],
     }
     return run_engine(SCRIPT, settings)
 
@@ -62,6 +76,13 @@ def test_greedy_text_is_the_same_with_and_without_drafting(drafted, plain):
     assert all(len(response) == 128 for response in expected)
     for responses in drafted["greedy"]:
         assert responses == expected * 2
+
+
+def test_greedy_text_is_the_same_under_an_automatic_budget(automatic, plain):
+    assert automatic["draft_lengths"][0] == 0
+    assert automatic["draft_lengths"][-1] > 0
+    assert automatic["stats"][0]["step_costs"]  # vLLM's steps can be timed
+    assert automatic["greedy"] == [plain["greedy"][0][:8] * 2]
 
 
 def test_sampled_log_probabilities_are_those_of_teacher_forcing(drafted, plain):

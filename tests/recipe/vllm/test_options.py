@@ -63,3 +63,10 @@ def test_the_configuration_wins_over_the_environment():
 def test_a_wrong_option_is_named(given, environment, message):
     with pytest.raises(InvalidArgument, match=message):
         load_options({"redraft": given}, environment)
+
+
+def test_the_budget_is_automatic_or_a_number():
+    assert load_options({"redraft": {"budget": "auto"}}, {}).budget == "auto"
+    assert load_options({"redraft": {"budget": "-1"}}, {"REDRAFT_BUDGET": "auto"}).budget == -1
+    with pytest.raises(InvalidArgument, match=r"^cost_table: "):
+        load_options({"redraft": {"budget": 5, "cost_table": "x.json"}}, {})

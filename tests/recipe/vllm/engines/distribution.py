@@ -2,9 +2,9 @@
 
 The model has a small vocabulary, so that the distribution over all texts of three tokens can be computed exactly.
 
-Settings: `model`; `prompts`: one for each of `temperatures`; `requests` a round; `rounds` of each. Result, for each
-temperature: `p_value` over texts; `texts`: how many; `cells`: how many kinds of text had an expectation of 5 or
-more; `stats`: the proposer's, up to then.
+Settings: `model`; `budget`: the option; `prompts`: one for each of `temperatures`; `requests` a round; `rounds` of
+each. Result, for each temperature: `p_value` over texts; `texts`: how many; `cells`: how many kinds of text had an
+expectation of 5 or more; `stats`: the proposer's, up to then; `budget`.
 """
 
 import json
@@ -35,7 +35,7 @@ def main() -> None:
             "model": "redraft.recipe.vllm.proposer.RedraftProposer",
             "num_speculative_tokens": 3,
         },
-        additional_config={"redraft": {"min_survival": 0.0}},
+        additional_config={"redraft": {"min_survival": 0.0, "budget": settings["budget"]}},
     )
     from redraft.recipe.vllm.proposer import proposers
 
@@ -53,7 +53,15 @@ def main() -> None:
                 seen[tuple(output.outputs[0].token_ids)] += 1
         p_value, cells = compare(seen, settings["model"], prompt, temperature)
         stats = asdict(proposers()[0].stats())
-        results.append({"p_value": p_value, "cells": cells, "texts": sum(seen.values()), "stats": stats})
+        results.append(
+            {
+                "budget": settings["budget"],
+                "p_value": p_value,
+                "cells": cells,
+                "texts": sum(seen.values()),
+                "stats": stats,
+            }
+        )
     with open(sys.argv[2], "w") as file:
         json.dump(results, file)
 
