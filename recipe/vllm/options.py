@@ -32,9 +32,10 @@ class Options:
     min_survival: float = 0.25
     """A token is drafted while the probability that it and all before it are accepted is at least this, 0 to
     1."""
-    budget: int | str = "auto"
-    """Most draft tokens for the whole batch in one step. "auto": as many as pay, by what steps were seen to cost
-    (doc/policy.md); -1: no bound but `num_speculative_tokens` a request."""
+    budget: int | str = -1
+    """Most draft tokens for the whole batch in one step; -1: no bound but `num_speculative_tokens` a request; "auto":
+    as many as pay, by what steps are found to cost (`redraft.auto_budget`). "auto" is for engines that run at high
+    load for long: learning takes steps, and on two CPU cores and short runs it was no faster than no bound."""
     cost_table: str = ""
     """With budget "auto": file of what a step costs, to begin with (`redraft bench cost-table`). Empty: it is learned
     from the first steps."""
