@@ -111,7 +111,7 @@ void stress(const BlendOptions* policy) {
   // Siblings that are generated elsewhere come in on a thread of their own.
   const auto relay = [&](uint64_t seed) {
     Random own(seed);
-    while (running > 0) {
+    for (int round = 0; round < 100 && running > 0; ++round) {
       uint32_t sequence;
       {
         const auto guard = live->guard();
