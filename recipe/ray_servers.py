@@ -61,9 +61,9 @@ class ServerProcess:
         restarts: int = 3,
         arguments: Sequence[str] = (),
     ) -> None:
-        self._folder = Path(folder or tempfile.mkdtemp(prefix="redraft-"))
+        self._folder = Path(folder or tempfile.mkdtemp(prefix="redraft-")).resolve()
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._data_dir = data_dir or str(self._folder / "data")
+        self._data_dir = str(Path(data_dir).resolve()) if data_dir else str(self._folder / "data")
         self._ready_file = self._folder / "ready"
         self._restarts, self._arguments = restarts, list(arguments)
         self._stopping = threading.Event()
@@ -115,7 +115,10 @@ class ServerProcess:
 
     def _spawn(self, address: str) -> subprocess.Popen[bytes]:
         command = serve_command(address, self._data_dir, str(self._ready_file), self._arguments)
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent)
+        # In its own folder: where the actor runs may be a checkout that is not built, and `-m` looks there first.
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent, cwd=self._folder
+        )
 
     def _watch(self) -> None:
         restarts = 0

@@ -56,6 +56,7 @@ class EngineProcess:
                 stderr=output,
                 env=environment,
                 text=True,
+                cwd=log.parent,  # not in a checkout that is not built, where `-m` would look first
             )
 
     def ready(self) -> None:

@@ -21,7 +21,8 @@ def running(
     Args:
         module: absolute module name.
         arguments: its command line.
-        log: file that its output goes to.
+        log: file that its output goes to; its folder is the process's working folder, so arguments name absolute
+            paths.
         environment: of the process.
     """
     with log.open("wb") as output:
@@ -32,6 +33,7 @@ def running(
             stdin=subprocess.DEVNULL,
             env=environment,
             start_new_session=True,
+            cwd=log.parent,  # `-m` looks into the working folder first, and that may be a checkout that is not built
         )
     try:
         yield process
