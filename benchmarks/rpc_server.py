@@ -41,12 +41,13 @@ class ServerProcess:
             "--address",
             "127.0.0.1:0",
             "--data",
-            str(data),
+            str(data.resolve()),
         ]
         self._popen = subprocess.Popen(
             [*command, "--metrics-address", "127.0.0.1:0", "--log-level", "warning", *flags],
             stdout=subprocess.PIPE,
             text=True,
+            cwd=data,  # not in a checkout that is not built, where `-m` would look first
         )
         assert self._popen.stdout is not None
         line, metrics = self._popen.stdout.readline(), self._popen.stdout.readline()
