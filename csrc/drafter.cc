@@ -230,13 +230,14 @@ bool Drafter::accept(Request& request, std::span<const int32_t> tokens) const {
   } else if (request.history) {  // the longest match is all that is looked at
     request.history->advance(request.contexts.first, tokens);
   }
-  if (!request.live_open || tokens.empty()) return false;
-  if (request.live->is_open(request.sequence) && request.live->has_room(tokens.size())) {
+  if (!request.live_open) return false;
+  const bool open = request.live->is_open(request.sequence);
+  if (open && (tokens.empty() || request.live->has_room(tokens.size()))) {
     request.live->append_checked(request.sequence, tokens);  // as step() checked them
     return false;
   }
   // From here on this request drafts from its history alone.
-  if (request.live->is_open(request.sequence)) request.live->end_sequence(request.sequence);
+  if (open) request.live->end_sequence(request.sequence);
   request.live_open = false;
   return true;
 }

@@ -20,3 +20,12 @@ def test_a_request_whose_sequence_another_owner_ended_drafts_from_history_and_cl
     assert drafter.stats()["live_dropped"].tolist() == [1]
     drafter.close(request)
     assert drafter.num_requests == 0
+
+
+def test_so_does_one_for_which_the_step_brings_no_token():
+    live = LiveIndex(ids(9))
+    drafter = Drafter(min_survival=0.0)
+    request = drafter.open(live)
+    live.end_sequence(0)
+    assert drafter.step(ids(request), ids(), ids(0, 0), ids(3)).token_ids.tolist() == []
+    drafter.close(request)
