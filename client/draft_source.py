@@ -202,16 +202,8 @@ class DraftSource:
         with self._changed:
             if self._stop.is_set():
                 return
-            gone = self._shards.replace(fresh)
-            left = [entry for address in gone for entry in self._queues[address]]
-            for address in gone:
-                self._queues.pop(address).clear()  # its thread may look at it once more
-                self._said.discard(f"down {address}")
-            for address in fresh:
-                self._queues.setdefault(address, deque())
-            self._route(left)
-            calls = [self._calls.pop(address) for address in gone if address in self._calls]
-            self._shards.start()
+            gone, calls = self._shards.replace(fresh, self._queues, self._calls)
+            self._said.difference_update(f"down {address}" for address in gone)
             self._changed.notify_all()
         for call in calls:
             call.cancel()
@@ -285,10 +277,6 @@ class DraftSource:
             finally:
                 self._finish(address, batch)
         channels.close()
-
-    def _route(self, entries: Sequence[_Entry]) -> None:
-        for entry in entries:
-            self._queues[self._shards.owner(entry.key)].append(entry)
 
     def _fetch(self, channels: Channels, address: str, batch: list[_Entry]) -> None:
         """Fetch the batch; entries answered before a failure are not asked for again by the next try."""
@@ -392,7 +380,7 @@ class DraftSource:
     def _finish(self, address: str, batch: list[_Entry]) -> None:
         with self._changed:
             if address not in self._queues and not self._stop.is_set():  # it is not in the list any more
-                self._route([entry for entry in batch if entry.wanted])
+                self._shards.route([entry for entry in batch if entry.wanted], self._queues)
                 self._changed.notify_all()
                 return
             now = time.monotonic()

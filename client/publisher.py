@@ -159,15 +159,7 @@ class Publisher:
         with self._changed:
             if self._stop.is_set():
                 return
-            gone = self._shards.replace(fresh)
-            left = [item for address in gone for item in self._queues[address]]
-            for address in gone:
-                self._queues.pop(address).clear()  # its thread may look at it once more
-            for address in fresh:
-                self._queues.setdefault(address, deque())
-            self._route(left)
-            calls = [self._calls.pop(address) for address in gone if address in self._calls]
-            self._shards.start()
+            _, calls = self._shards.replace(fresh, self._queues, self._calls)
             self._changed.notify_all()
         for call in calls:
             call.cancel()
@@ -203,10 +195,6 @@ class Publisher:
             )
 
     # Below: called with the lock held.
-
-    def _route(self, items: Sequence[_Item]) -> None:
-        for item in items:
-            self._queues[self._shards.owner(item.key)].append(item)
 
     def _drop(self, item: _Item) -> None:
         self._dropped += 1
@@ -280,7 +268,7 @@ class Publisher:
             moved = gave_up and not self._stop.is_set()  # the server is not in the list any more
             for i, group in enumerate(groups):
                 if failure and moved:
-                    self._route(group)
+                    self._shards.route(group, self._queues)
                     continue
                 if failure and gave_up:
                     self._dropped += len(group)
@@ -301,7 +289,7 @@ class Publisher:
                 if address in self._queues:
                     self._queues[address].extendleft(reversed(again))
                 else:
-                    self._route(again)
+                    self._shards.route(again, self._queues)
                 self._say("again", f"redraft: the server could not store responses yet: {self._last_error}")
             self._changed.notify_all()
         if again:

@@ -15,8 +15,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,7 +126,7 @@ class Relay:
         self.lock = threading.RLock()
         self.stop = threading.Event()
         self._interval, self._backlog, self._limit = interval, backlog_tokens, group_tokens
-        self._events: deque[tuple[object, ...]] = deque()
+        self._events: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._woken = threading.Event()
         self._numbers = itertools.count()
         self._siblings: dict[int, tuple[RelayedGroup, Sibling]] = {}
@@ -157,7 +158,7 @@ class Relay:
             token_ids: int32, shape (m,): its response so far.
             group_id: keeps groups with equal prompts apart; empty: the prompt alone names the group.
         """
-        self._tell((self._begin, sequence, prompt_token_ids, live, token_ids, group_id))
+        self._tell(self._begin, sequence, prompt_token_ids, live, token_ids, group_id)
 
     def advance(self, sequences: Int32Array, token_ids: Int32Array, offsets: Int32Array) -> None:
         """Take note of what siblings wrote in an engine step; returns at once. Unknown siblings are ignored.
@@ -167,11 +168,11 @@ class Relay:
             token_ids: int32, shape (t,): sibling i's are `[offsets[i]:offsets[i + 1]]`.
             offsets: int32, shape (b + 1,).
         """
-        self._tell((self._advance, sequences, token_ids, offsets))
+        self._tell(self._advance, sequences, token_ids, offsets)
 
     def end(self, sequence: int) -> None:
         """Take note that a sibling ended; returns at once. The last one to end ends the group here."""
-        self._tell((self._end, sequence))
+        self._tell(self._end, sequence)
 
     def set_addresses(self, addresses: Sequence[str]) -> None:
         """Use these servers from now on; groups that belong to another one now move there.
@@ -229,8 +230,8 @@ class Relay:
         with self.lock:
             self.counts[key] += count
 
-    def _tell(self, event: tuple[object, ...]) -> None:
-        self._events.append(event)
+    def _tell(self, handle: Callable[..., None], *arguments: Any) -> None:
+        self._events.append((handle, arguments))
         if not self._woken.is_set():
             self._woken.set()
 
@@ -247,8 +248,8 @@ class Relay:
             try:
                 with self.lock:
                     for _ in range(len(self._events)):
-                        handle, *arguments = self._events.popleft()
-                        handle(*arguments)  # type: ignore[operator]
+                        handle, arguments = self._events.popleft()
+                        handle(*arguments)
                     for link in self._links.values():
                         link.offer(self._backlog)
                     for group in [group for group in self.groups.values() if group.over]:

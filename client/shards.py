@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from redraft.client.credentials import Credentials
 from redraft.client.rendezvous import check_addresses, choose
+
+
+class Keyed(Protocol):
+    """What waits for a server."""
+
+    @property
+    def key(self) -> bytes:
+        """Its prompt's key."""
+
+
+Item = TypeVar("Item", bound=Keyed)
 
 
 class Shards:
@@ -56,16 +69,36 @@ class Shards:
         self._credentials.check(fresh)
         return fresh
 
-    def replace(self, addresses: list[str]) -> list[str]:
-        """Use these addresses from now on; tell the threads of those that are gone to end and return their addresses.
+    def route(self, items: Iterable[Item], queues: dict[str, deque[Item]]) -> None:
+        """Append every item to its prompt's owner's queue."""
+        for item in items:
+            queues[self.owner(item.key)].append(item)
 
-        Call `start` afterwards, once the owner is ready for new threads.
+    def replace(
+        self, addresses: list[str], queues: dict[str, deque[Item]], calls: dict[str, Any]
+    ) -> tuple[list[str], list[Any]]:
+        """Use these addresses from now on: threads of those that are gone end, threads of new ones start, and what
+        waited for a server that is gone waits for its prompt's new owner.
+
+        Args:
+            addresses: as `check` returned them.
+            queues: one for each address, which is kept so.
+            calls: running calls by address; those of servers that are gone are taken out.
+
+        Returns:
+            The addresses that are gone, and their calls, which are to be cancelled once the lock is free.
         """
         gone = [address for address in self.addresses if address not in addresses]
         self.addresses = addresses
+        left = [item for address in gone for item in queues[address]]
         for address in gone:
             self._running.pop(address)[0].set()
-        return gone
+            queues.pop(address).clear()  # its thread may look at it once more
+        for address in addresses:
+            queues.setdefault(address, deque())
+        self.route(left, queues)
+        self.start()
+        return gone, [calls.pop(address) for address in gone if address in calls]
 
     def stop(self) -> list[threading.Thread]:
         """Tell all threads to end and return them."""
