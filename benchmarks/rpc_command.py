@@ -66,7 +66,7 @@ def rpc(
             found = groups.find_tokenizer(tokenizer)
             recorded = [g for file in files for g in groups.read(file, found, num_prompts=10**9).groups]
         parts = [name for name in NAMES if not only or name in only]
-        with _progress(len(parts)) as report:
+        with _Progress(len(parts)) as report:
             result = own.measure(chosen, parts, recorded, report)
     except RedraftError as error:
         raise click.ClickException(str(error)) from error
@@ -76,7 +76,7 @@ def rpc(
         print_table(result)
 
 
-class _progress:  # noqa: N801
+class _Progress:
     """A progress bar on the terminal's error stream; nothing where that is no terminal."""
 
     def __init__(self, parts: int) -> None:

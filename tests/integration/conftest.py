@@ -216,7 +216,7 @@ class Files:
 
 @pytest.fixture(scope="session")
 def make_certificate(tmp_path_factory):
-    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import NameOID

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import psutil
 import pytest
 
 from redraft.client import Credentials, DraftClient
@@ -207,7 +208,6 @@ def test_a_token_is_not_shown(certificates):
 
 
 def test_the_defaults_listen_on_loopback_only(process):
-    psutil = pytest.importorskip("psutil")
     assert is_loopback(split_address(ServerConfig().address)[0])
     assert ServerConfig().metrics_address == ""
     server = process()

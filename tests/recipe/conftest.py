@@ -15,7 +15,6 @@ import pytest
 ENGINE_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
-    "REDRAFT_BUDGET": "-1",
     "REDRAFT_STRICT": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -23,8 +22,7 @@ ENGINE_ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "INFO",
     "VLLM_NO_USAGE_STATS": "1",
 }
-"""Environment of a vLLM process in tests: no network, one thread, an error while drafting is an error, and drafts are
-made whether or not they pay on this machine."""
+"""Environment of a vLLM process in tests: no network, one thread, and an error while drafting is an error."""
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,6 @@ def run(
         **os.environ,
         "REDRAFT_TEST_RECORD": str(folder / "recorded.jsonl"),
         "REDRAFT_STRICT": "1",
-        "REDRAFT_BUDGET": "-1",  # drafts are wanted, whether or not they pay on this machine
         "PYTHONUNBUFFERED": "1",
     }
     command = [

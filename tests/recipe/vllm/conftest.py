@@ -88,7 +88,7 @@ def make_proposer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Red
         *, drafts: int = 4, vocab_size: int = 1000, rank: int = 0, ranks: int = 1, **options: Any
     ) -> Any:
         config = SimpleNamespace(
-            additional_config={"redraft": {"strict": True, "min_survival": 0.0, "budget": -1, **options}},
+            additional_config={"redraft": {"strict": True, "min_survival": 0.0, **options}},
             speculative_config=SimpleNamespace(num_speculative_tokens=drafts),
             model_config=SimpleNamespace(get_vocab_size=lambda: vocab_size, max_model_len=256),
             parallel_config=SimpleNamespace(
