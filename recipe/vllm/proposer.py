@@ -128,7 +128,8 @@ class RedraftProposer:
             self._states = requests
             scheduled = getattr(scheduler_output, "num_spec_tokens_to_schedule", None)
             self._horizon = self._most if scheduled is None else min(scheduled, self._most)
-            self._decoded = decoded(scheduler_output)
+            if self._budget is not None:
+                self._decoded = decoded(scheduler_output)
 
     def propose(
         self,
