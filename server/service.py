@@ -86,8 +86,8 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
 
     def __init__(self, config: ServerConfig, history: History, metrics: Metrics | None = None) -> None:
         self._metrics = metrics or Metrics()
-        self._config = config
         self._limits = config.limits
+        self._chunk_bytes = min(config.chunk_bytes, config.limits.message_bytes // 2)
         self._history = history
         self._shelf = IndexShelf(
             history, config.window, memory_bytes=config.index_bytes, on_build=self._metrics.count_build
@@ -200,7 +200,7 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
             yield index_pb2.FetchIndexResponse(position=position, header=header)
             if built is not None:
                 # Encoded already: see chunks.
-                yield from encode_chunks(position, built.blob, self._config.chunk_bytes)
+                yield from encode_chunks(position, built.blob, self._chunk_bytes)
                 self._metrics.count_sent(len(built.blob))
 
     @_streaming

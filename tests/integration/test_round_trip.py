@@ -10,6 +10,7 @@ import pytest
 from redraft.client import AcceptanceReporter, Counters, DraftClient, choose
 from redraft.errors import NotFound
 from redraft.rollout import prompt_key
+from redraft.server.config import LimitsConfig
 from redraft.v1 import common_pb2, drafting_pb2, index_pb2
 from redraft.vocabulary import Vocabulary
 from redraft.wire import tokens_from_bytes, tokens_to_bytes
@@ -159,14 +160,22 @@ def test_the_window_bounds_epochs_and_tokens(start, publisher, rollout):
     assert (header.newest_epoch, header.total_bytes) == (2, len(blob))
 
 
-def test_a_large_index_travels_in_chunks(start, publisher, source, rollout):
-    running = start(chunk_bytes=100)
+@pytest.mark.parametrize(
+    "options",
+    [{"chunk_bytes": 100}, {"limits": LimitsConfig(message_bytes=4096)}],
+    ids=["small chunks", "small messages"],
+)
+def test_a_large_index_travels_in_chunks(start, publisher, source, rollout, options):
+    running = start(**options)
     publish, drafts = publisher(running.address), source(running.address)
-    publish.publish([rollout()])
+    text = np.random.default_rng(0).integers(0, 1000, 900).astype(np.int32)
+    publish.publish([rollout(response_token_ids=text)])
     assert publish.flush(20)
     drafts.prefetch(rollout().prompt_token_ids)
     assert drafts.wait(20)
-    assert drafts.get(rollout().prompt_token_ids).count(rollout().response_token_ids) == 1
+    index = drafts.get(rollout().prompt_token_ids)
+    assert index.nbytes > 4096
+    assert index.count(text) == 1
 
 
 def test_indexes_stay_within_the_memory_budget(start, publisher, rollout):
