@@ -71,6 +71,14 @@ def _show(address: str, answer: stats_pb2.GetStatsResponse) -> None:
         f"history {server.store_bytes / 1e6:.1f} MB, {server.indexes} indexes of {server.index_bytes / 1e6:.1f} MB "
         f"({server.index_builds} built, {server.index_hits} from memory, {server.index_not_modified} not modified)"
     )
+    relay = server.relay
+    if relay.streams or relay.received_tokens:
+        dropped = f", [yellow]{_short(relay.dropped_tokens)} dropped[/]" if relay.dropped_tokens else ""
+        console.print(
+            f"relay: {relay.streams} workers, {relay.groups} groups ({relay.shared_groups} shared) of "
+            f"{relay.held_bytes / 1e6:.1f} MB, {_short(relay.received_tokens)} tokens received, "
+            f"{_short(relay.sent_tokens)} sent{dropped}, lag {1e3 * relay.lag_seconds:.0f} ms"
+        )
     if server.damaged_records or server.refused_groups:
         console.print(
             f"[yellow]{server.damaged_records} damaged records, {server.refused_groups} refused groups"

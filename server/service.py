@@ -6,7 +6,6 @@ import contextlib
 import functools
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, NoReturn, TypeVar
@@ -14,7 +13,6 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 
 from redraft._core import FrozenIndex
-from redraft._version import __version__
 from redraft.errors import InvalidArgument, NotFound, RedraftError, ResourceExhausted
 from redraft.server import ingest
 from redraft.server.acceptance import AcceptanceBook
@@ -28,6 +26,7 @@ from redraft.server.logs import Throttle, event
 from redraft.server.metrics import Levels, Metrics
 from redraft.server.relay import RelayHub
 from redraft.server.relay_metrics import RelayLevels
+from redraft.server.stats import Stats
 from redraft.status import NAMES, NUMBERS, status_of
 from redraft.v1 import (
     common_pb2,
@@ -97,7 +96,6 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
         )
         self._acceptance = AcceptanceBook()
         self.relay = RelayHub(config.limits, config.relay)
-        self._started = time.monotonic()
         self._lock = threading.Lock()
         self._refused_groups = 0
         self._throttle = Throttle()
@@ -113,6 +111,9 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
         )
         self._metrics.registry.register(levels)
         self._metrics.registry.register(RelayLevels(self.relay.counts))
+        self._stats = Stats(
+            history, self._shelf, self._acceptance, self.relay.counts, lambda: self._refused_groups
+        )
 
     @property
     def calls(self) -> int:
@@ -257,16 +258,7 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
         Raises:
             NotFound: there is no such run.
         """
-        stored = {run.name: run for run in self._history.runs()}
-        names = sorted({*stored, *self._acceptance.runs()})
-        if only:
-            if only not in names:
-                raise NotFound(f"run: there is no run {only!r}")
-            names = [only]
-        response = stats_pb2.GetStatsResponse(server=self._server_stats())
-        for name in names:
-            response.runs.append(self._run_stats(name, stored.get(name)))
-        return response
+        return self._stats.answer(only)
 
     @_unary
     def Forget(  # noqa: N802
@@ -373,46 +365,6 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
         prompt = self._history.prompt(run, key, token_ids)
         built = self._shelf.get(prompt) if prompt is not None else None
         return built.index if built is not None else None
-
-    def _server_stats(self) -> stats_pb2.ServerStats:
-        counts = self._shelf.counts()
-        return stats_pb2.ServerStats(
-            version=__version__,
-            uptime_seconds=time.monotonic() - self._started,
-            store_bytes=self._history.nbytes,
-            index_bytes=self._shelf.nbytes,
-            indexes=len(self._shelf),
-            index_builds=counts.builds,
-            index_build_seconds=counts.build_seconds,
-            index_hits=counts.hits,
-            index_not_modified=counts.not_modified,
-            index_evictions=counts.evictions,
-            refused_groups=self._refused_groups,
-            damaged_records=self._history.damaged,
-        )
-
-    def _run_stats(self, name: str, run: RunRecord | None) -> stats_pb2.RunStats:
-        stats = stats_pb2.RunStats(run=common_pb2.Run(name=name), acceptance=self._acceptance.total(name))
-        epochs = {epoch: stats_pb2.EpochStats(epoch=epoch) for epoch in self._acceptance.epochs(name)}
-        if run is not None:
-            stats.run.vocabulary.size = run.vocabulary.size
-            stats.run.vocabulary.fingerprint = run.vocabulary.fingerprint
-            summary = self._history.summary(run)
-            stats.prompts, stats.responses, stats.tokens = summary.prompts, summary.responses, summary.tokens
-            for held in summary.epochs:
-                epochs[held.epoch] = stats_pb2.EpochStats(
-                    epoch=held.epoch,
-                    responses=held.responses,
-                    tokens=held.tokens,
-                    rewarded=held.rewarded,
-                    reward_sum=held.reward_sum,
-                )
-        for epoch, counters in self._acceptance.epochs(name).items():
-            epochs.setdefault(epoch, stats_pb2.EpochStats(epoch=epoch)).acceptance.CopyFrom(counters)
-        stats.epochs.extend(epochs[epoch] for epoch in sorted(epochs))
-        for worker, counters, age in self._acceptance.workers(name):
-            stats.workers.add(worker=worker, acceptance=counters, age_seconds=age)
-        return stats
 
 
 def _refusal(error: Exception) -> publish_pb2.GroupOutcome:

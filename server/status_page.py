@@ -25,6 +25,8 @@ h2 { margin: 1.5em 0 0.3em; overflow-wrap: anywhere; } svg { max-width: 100%; } 
 <h1>redraft $version</h1>
 <p>up $uptime, history $store, $indexes indexes of $index_bytes ($builds built, $hits from memory, $same not modified,
 $evictions dropped), $refused refused groups, $damaged damaged records</p>
+<p>relay: $workers workers, $groups groups ($shared shared) of $held, $received tokens received, $sent sent, $dropped
+dropped, lag $lag ms</p>
 $runs
 <p class="quiet"><a href="metrics">metrics</a></p>
 </body></html>
@@ -52,6 +54,14 @@ def render(answer: stats_pb2.GetStatsResponse) -> str:
         evictions=server.index_evictions,
         refused=server.refused_groups,
         damaged=server.damaged_records,
+        workers=server.relay.streams,
+        groups=server.relay.groups,
+        shared=server.relay.shared_groups,
+        held=_size(server.relay.held_bytes),
+        received=server.relay.received_tokens,
+        sent=server.relay.sent_tokens,
+        dropped=server.relay.dropped_tokens,
+        lag=f"{1e3 * server.relay.lag_seconds:.0f}",
         runs=runs or '<p class="quiet">Nothing was published yet.</p>',
     )
 
