@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from redraft.benchmarks.baselines import ABLATIONS, BASELINES, Redraft
-from redraft.benchmarks.replay import Figures, Proposer, replay
+from redraft.benchmarks.baselines import ABLATIONS, BASELINES, TUNED
+from redraft.benchmarks.drafters import Redraft
+from redraft.benchmarks.figures import Figures
+from redraft.benchmarks.replay import Proposer, replay
 from redraft.benchmarks.traces import Trace
+from redraft.errors import InvalidArgument
 
 SEARCH_ROUNDS = 7
+DRAFTERS = ("redraft", "plain", "own", "last-epoch", "siblings", "suffix", "oracle")
+"""redraft, and the baselines in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
@@ -24,41 +29,53 @@ class Options:
     replay_prompts: int | None = None
     drafted_per_step: float | None = None
     min_survival: float = 0.2
+    policy: str = "blend"
     age_decay: float = 1.0
     reward_weight: float = 0.0
 
 
 Runner = Callable[[Proposer], list[Figures]]
+Progress = Callable[[str, float], None]
+"""Called with the drafter and how much of all work is done, from 0 to 1."""
 
 
 def run(
-    trace: Trace,
-    drafters: Sequence[str],
-    options: Options,
-    *,
-    progress: Callable[[int], None] | None = None,
+    trace: Trace, drafters: Sequence[str], options: Options, *, progress: Progress | None = None
 ) -> list[dict[str, Any]]:
     """Replay a trace with each drafter.
 
     Args:
         trace: the recorded responses.
-        drafters: "redraft", names in `BASELINES` and in `ABLATIONS`.
+        drafters: "redraft", names in `BASELINES`, `TUNED` and `ABLATIONS`.
         options: how to replay.
-        progress: called with the number of tokens of each step.
+        progress: see `Progress`.
 
     Returns:
         One entry for each drafter and epoch, the last epoch last.
+
+    Raises:
+        InvalidArgument: a drafter is unknown.
     """
-    runner = partial(
-        replay,
-        trace,
-        concurrency=options.concurrency,
-        horizon=options.horizon,
-        replay_prompts=options.replay_prompts,
-        progress=progress,
-    )
-    entries = []
     for name in drafters:
+        if name not in all_drafters():
+            raise InvalidArgument(f"drafter: {name} is unknown; there are {', '.join(all_drafters())}")
+    limit = options.replay_prompts
+    tokens = sum(e - b for r in trace.responses if limit is None or r.prompt < limit for b, e in r.turns)
+    entries = []
+    for place, name in enumerate(drafters):
+        rounds = SEARCH_ROUNDS if options.drafted_per_step is not None and name not in BASELINES else 1
+        watch = None
+        if progress is not None:
+            progress(name, place / len(drafters))
+            watch = _Watch(progress, name, place / len(drafters), 1 / (max(1, tokens) * rounds * len(drafters)))
+        runner = partial(
+            replay,
+            trace,
+            concurrency=options.concurrency,
+            horizon=options.horizon,
+            replay_prompts=options.replay_prompts,
+            progress=watch,
+        )
         for figures, threshold in _figures(name, options, runner):
             entries.append(
                 {
@@ -72,14 +89,36 @@ def run(
     return entries
 
 
+@dataclass
+class _Watch:
+    progress: Progress
+    name: str
+    done: float
+    each: float
+
+    def __call__(self, tokens: int) -> None:
+        self.done += tokens * self.each
+        self.progress(self.name, min(1.0, self.done))
+
+
+def _maker(name: str, options: Options) -> Callable[[float], Proposer]:
+    """Return what makes a drafter with a threshold."""
+    if name in TUNED:
+        return partial(TUNED[name], policy=options.policy)
+    if name in ABLATIONS:
+        return ABLATIONS[name]
+    return partial(
+        Redraft,
+        policy=options.policy,
+        age_decay=options.age_decay,
+        reward_weight=options.reward_weight,
+    )
+
+
 def _figures(name: str, options: Options, runner: Runner) -> list[tuple[Figures, float | None]]:
-    make: Callable[[float], Proposer]
     if name in BASELINES:
         return [(figures, None) for figures in runner(BASELINES[name]())]
-    if name in ABLATIONS:
-        make = ABLATIONS[name]
-    else:
-        make = partial(Redraft, age_decay=options.age_decay, reward_weight=options.reward_weight)
+    make = _maker(name, options)
     if options.drafted_per_step is None:
         return [(figures, options.min_survival) for figures in runner(make(options.min_survival))]
     return search(make, options.drafted_per_step, runner, options.min_survival)
@@ -107,7 +146,7 @@ def search(
             if best is None or threshold <= best[1]:
                 best = (figures, threshold)
             high, spent_high = at, spent
-            if spent >= 0.995 * most:
+            if spent >= 0.995 * most or at <= math.log(1e-3):
                 break
         else:
             low, spent_low = at, spent
@@ -124,6 +163,6 @@ def search(
     return [(figures, best[1]) for figures in best[0]]
 
 
-def all_drafters(baselines: bool, ablations: bool) -> list[str]:
-    """Return the names to replay, redraft first."""
-    return ["redraft", *(BASELINES if baselines else ()), *(ABLATIONS if ablations else ())]
+def all_drafters() -> list[str]:
+    """Return the names of all that can be replayed, redraft first."""
+    return [*DRAFTERS, *ABLATIONS]

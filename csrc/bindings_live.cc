@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <memory>
 
 #include "csrc/bindings.h"
 #include "csrc/live_index.h"
+#include "csrc/suffix_rule.h"
 
 namespace redraft {
 namespace {
@@ -48,6 +50,24 @@ py::tuple continuation(const LiveIndex& index, const py::object& context, int64_
     }
   }
   return py::make_tuple(to_array(ids), to_array(ratios));
+}
+
+py::tuple depth_limited(const LiveIndex& index, int64_t sequence, int64_t horizon, int64_t depth, double factor,
+                        double min_probability) {
+  const uint32_t handle = sequence_of(sequence);
+  check_horizon(horizon);
+  if (depth < 1 || depth >= LiveIndex::kNone) throw_invalid("depth: must be > 0");
+  if (!(factor >= 0)) throw_invalid("factor: must be >= 0");
+  if (!(min_probability >= 0)) throw_invalid("min_probability: must be >= 0");
+  SuffixDraft draft;
+  {
+    const py::gil_scoped_release release;
+    const auto guard = index.guard();
+    const SuffixRule rule{static_cast<uint32_t>(depth), factor, min_probability,
+                          static_cast<uint32_t>(std::min<int64_t>(horizon, depth))};
+    draft = draft_by_suffix_rule(index, handle, rule);
+  }
+  return py::make_tuple(to_array(draft.tokens), draft.score);
 }
 
 template <typename Result>
@@ -105,6 +125,8 @@ void bind_live_index(py::module_& module) {
           },
           py::arg("context"))
       .def("continuation", &continuation, py::arg("context"), py::kw_only(), py::arg("horizon"))
+      .def("depth_limited", &depth_limited, py::arg("sequence"), py::kw_only(), py::arg("horizon"),
+           py::arg("depth") = 24, py::arg("factor") = 1.0, py::arg("min_probability") = 0.1)
       .def_property_readonly("num_tokens", locked(&LiveIndex::num_tokens))
       .def_property_readonly("num_sequences", locked(&LiveIndex::num_sequences))
       .def_property_readonly("nbytes", locked(&LiveIndex::nbytes));

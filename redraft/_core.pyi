@@ -159,6 +159,35 @@ class LiveIndex:
         Among equally counted tokens the one that reached the count first wins.
         """
 
+    def depth_limited(
+        self,
+        sequence: int,
+        *,
+        horizon: int,
+        depth: int = 24,
+        factor: float = 1.0,
+        min_probability: float = 0.1,
+    ) -> tuple[Int32Array, float]:
+        """Draft by the rule of vLLM's `suffix` method, for comparison with it (`redraft bench acceptance`).
+
+        Of all suffixes of the sequence's text that occur twice or more, the heaviest continuation with the highest
+        sum of survivals, by shares of occurrences.
+
+        Args:
+            sequence: its handle.
+            horizon: most tokens to return, >= 0.
+            depth: most tokens of match and draft together, > 0.
+            factor: most draft tokens for each matched token, >= 0.
+            min_probability: of a drafted token, with all before it, >= 0.
+
+        Returns:
+            token ids, int32, shape (k,), 0 <= k <= horizon, and the sum.
+
+        Raises:
+            InvalidArgument: an argument is out of range.
+            NotFound: `sequence` is unknown or has ended.
+        """
+
     @property
     def num_tokens(self) -> int:
         """Tokens of the prompt and of all sequences."""
