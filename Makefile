@@ -7,7 +7,7 @@ SOURCES = $(shell git ls-files redraft server client recipe benchmarks csrc prot
 CXX_FILES = $(shell git ls-files 'csrc/*.cc' 'csrc/*.h' 'tests/cpp/*.cc' 'tests/cpp/*.h')
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-native bench verify fix develop clean
+.PHONY: demo test test-native bench verify verify-compat fix develop clean
 
 ## demo: train a small model with GRPO and watch acceptance climb (MODEL=smollm2, SMALL=1)
 demo: $(VENV)/.installed
@@ -32,6 +32,11 @@ verify: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p redraft
+
+# Downloads a wheel for each listed version of vLLM and verl, 1.7 GB the first time, of which it keeps the source.
+## verify-compat: every listed vLLM and verl still has what redraft relies on (COMPAT_ARGS="--version 0.33.0 --json")
+verify-compat: $(VENV)/.installed
+	cd $(VENV) && bin/python -m redraft.recipe.compatibility.verify --folder ../.cache/wheels $(COMPAT_ARGS)
 
 ## fix: format and repair what can be repaired by a tool
 fix: $(VENV)/.dependencies

