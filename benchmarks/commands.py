@@ -13,6 +13,10 @@ COMMANDS = {
         "Measure what a step of a vLLM engine costs.",
     ),
     "index": ("redraft.benchmarks.index_command:index", "Measure size and speed of the indexes."),
+    "overhead": (
+        "redraft.benchmarks.overhead_command:overhead",
+        "Measure what drafting costs when it doesn't draft.",
+    ),
     "rpc": ("redraft.benchmarks.rpc_command:rpc", "Measure a draft server under load."),
     "relay": ("redraft.benchmarks.rpc_relay_command:relay", "Measure how fast siblings hear of each other."),
     "simulate": (

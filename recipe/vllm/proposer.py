@@ -18,7 +18,7 @@ from redraft._core import Drafter
 from redraft.auto_budget import PLAIN, AutoBudget, Plan
 from redraft.cost_table import read_cost_table
 from redraft.errors import FailedPrecondition, InvalidArgument
-from redraft.recipe.vllm import cpu_sampler, patches, servers, versions
+from redraft.recipe.vllm import cpu_sampler, patches, plain_steps, servers, versions
 from redraft.recipe.vllm.groups import Groups
 from redraft.recipe.vllm.options import Options, load_options
 from redraft.recipe.vllm.reporting import Housekeeping, Stats, by_source
@@ -35,10 +35,16 @@ MAX_DRAFT_TOKENS = 128
 REFRESH_SECONDS = 2.0
 """How often newer history is asked for, for prompts that are being rolled out."""
 
+PUT_OFF_SECONDS = 0.05
+"""While nothing is drafted, tokens are taken note of this late at most: several steps' together, for the price of one.
+Siblings elsewhere hear of them that much later, which is what the relay takes anyway."""
+
 IDLE_SECONDS = (1.0, 5.0)
 """Without a call for this long, the housekeeping thread closes the requests that vLLM has let go of, and then
 all: the last step's are let go of in the next step only, which may be hours away. A request that goes on after
 all (it was paused) is opened again."""
+
+DRAFT = Plan(True, None)
 
 _proposers: weakref.WeakSet[RedraftProposer] = weakref.WeakSet()
 
@@ -65,9 +71,13 @@ class RedraftProposer:
         InvalidArgument: a malformed option; the message starts with its name.
     """
 
+    plain_steps = False
+    """Whether a step without drafts may take vLLM's plain path (`plain_steps.decode_plainly`)."""
+
     def __init__(self, vllm_config: Any) -> None:
         self._options = load_options(vllm_config.additional_config)
         _prepare_vllm()
+        self.plain_steps = not plain_steps.is_recurrent(vllm_config.model_config)
         self._most = vllm_config.speculative_config.num_speculative_tokens
         if not 1 <= self._most <= MAX_DRAFT_TOKENS:
             raise InvalidArgument(
@@ -104,6 +114,9 @@ class RedraftProposer:
         self._batch: Batch | None = None
         self._states: Mapping[str, Any] = {}
         self._horizon = self._most
+        self._req_ids: list[str] = []
+        self._total = 0
+        self._advance_by = 0.0
         self._engine_steps = 0
         self._seconds = 0.0
         self._last_call = self._refreshed = time.monotonic()
@@ -152,6 +165,7 @@ class RedraftProposer:
         if not self._drafts:
             return [[] for _ in sampled_token_ids]
         started = time.perf_counter()
+        self._last_call = time.monotonic()
         try:
             with self._lock:
                 return self._draft(sampled_token_ids)
@@ -163,7 +177,6 @@ class RedraftProposer:
             return [[] for _ in sampled_token_ids]
         finally:
             self._seconds += time.perf_counter() - started
-            self._last_call = time.monotonic()
 
     def stats(self) -> Stats:
         """Return the counts so far. Safe to call from any thread of the engine's process."""
@@ -171,8 +184,8 @@ class RedraftProposer:
             counts = self._drafter.stats()
             return Stats(
                 engine_steps=self._engine_steps,
-                steps=int(counts["steps"][0]),
-                emitted=int(counts["emitted"][0]),
+                steps=int(counts["steps"][0]) + self._requests.steps_put_off,
+                emitted=int(counts["emitted"][0]) + self._requests.put_off,
                 drafted=by_source(counts["drafted"]),
                 accepted=by_source(counts["accepted"]),
                 draft_seconds=self._seconds,
@@ -201,13 +214,26 @@ class RedraftProposer:
         if self._batch is None:
             raise FailedPrecondition("before_propose: was not called; another plugin undid redraft's patch")
         self._engine_steps += 1
-        step = self._requests.advance(self._batch, self._states, sampled)
-        plan = self._plan(sampled, len(step.token_ids))
+        batch = self._batch
+        plan = None
+        if self._granted == 0 and self._last_call < self._advance_by and batch.req_ids == self._req_ids:
+            # Nothing was drafted and the requests are the same: whatever else there is to know can wait.
+            plan = self._plan(sampled, self._fresh(batch, len(sampled)))
+            if not plan.draft:
+                self._requests.put_off_step(sum(map(len, sampled)))
+                return [[] for _ in sampled]
+        waiting = self._requests.put_off
+        step = self._requests.advance(batch, self._states, sampled)
+        if plan is None:
+            plan = self._plan(sampled, len(step.token_ids) - waiting)
+            self._fresh(batch, len(sampled))
+        self._req_ids = list(batch.req_ids)
+        self._advance_by = self._last_call + PUT_OFF_SECONDS
         for group in self._groups.arrivals(time.monotonic()):
             for handle in group.requests:
                 self._drafter.set_history(handle, group.history)
         horizons = np.minimum(step.room, self._horizon if plan.draft else 0).astype(np.int32)
-        bound = self._options.budget if isinstance(self._options.budget, int) else -1
+        bound = -1 if self._budget is not None else int(self._options.budget)
         drafts = self._drafter.step(
             step.handles, step.token_ids, step.offsets, horizons, budget=bound, costs=plan.costs
         )
@@ -224,7 +250,7 @@ class RedraftProposer:
     def _plan(self, sampled: list[list[int]], fresh: int) -> Plan:
         """Tell the budget what the step that ended took, and return how to draft for the next one."""
         if self._budget is None:
-            return Plan(True, None)
+            return DRAFT if self._options.budget != 0 and self._horizon > 0 else PLAIN
         now = time.perf_counter()
         seconds, self._called = now - self._called, now
         emitted = sum(map(len, sampled))
@@ -232,6 +258,14 @@ class RedraftProposer:
         if self._decoded is not None and seconds < now and fresh <= emitted:
             self._budget.observe(*self._decoded, emitted, seconds)
         return self._budget.plan(len(sampled)) if sampled else PLAIN
+
+    def _fresh(self, batch: Batch, rows: int) -> int:
+        """Return how many tokens the batch gained since the last call, for as long as its requests are the same; 0
+        where no budget wants to know."""
+        if self._budget is None:
+            return 0
+        before, self._total = self._total, int(batch.num_tokens_no_spec[:rows].sum())
+        return self._total - before
 
     def _keep_house(self) -> None:
         """Do what needs no engine step; called now and then by the housekeeping thread."""
@@ -301,6 +335,7 @@ def _prepare_vllm() -> None:
 
     versions.check_version(vllm.__version__)
     patches.hand_over_batch(gpu_model_runner)
+    plain_steps.decode_plainly(gpu_model_runner)
     if not patches.is_handed_over(gpu_model_runner):
         raise FailedPrecondition(
             f"vllm {vllm.__version__}: GPUModelRunner.propose_draft_token_ids is not where redraft patches"

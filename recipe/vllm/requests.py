@@ -99,6 +99,10 @@ class Requests:
         self._siblings = siblings
         self._max_model_len = max_model_len
         self._clock = clock
+        self.put_off = 0
+        """Tokens of running requests that `put_off_step` left to the next `advance`."""
+        self.steps_put_off = 0
+        """Steps of single requests that the drafter doesn't know of as steps of their own."""
         self._by_id: dict[str, _Request] = {}
         self._states: list[Any] = []
         self._slots = np.zeros(0, np.int64)  # by row of the batch: the request's slot
@@ -153,11 +157,23 @@ class Requests:
         stops = self._stops[np.minimum(token_ids, len(self._stops) - 1)]
         if stops.any():
             token_ids, offsets = self._cut(batch.req_ids, token_ids, offsets, np.flatnonzero(stops), room)
+        self.put_off = 0
         self._known[slots] = total
         self._tails[slots] = _tails(text, base, total)
         step = Step(self._handles[slots], token_ids, offsets.astype(np.int32), room)
         self._siblings.advance(step.handles, step.token_ids, step.offsets)
         return step
+
+    def put_off_step(self, emitted: int) -> None:
+        """Take note of a step that `advance` isn't called for; the next call makes up for it.
+
+        Only for a step that verified no draft, in an unchanged batch: what a row gains is one token or none.
+
+        Args:
+            emitted: tokens of all rows.
+        """
+        self.put_off += emitted
+        self.steps_put_off += emitted
 
     def sweep(self, requests: Mapping[str, Any]) -> None:
         """Close every request that the runner no longer holds.
@@ -224,12 +240,25 @@ class Requests:
 
     def _close(self, request_id: str) -> None:
         request = self._by_id.pop(request_id)
+        response = _response(request)
+        if self.put_off:
+            self._catch_up(request, response)
         self._drafter.close(request.handle)
         self._siblings.end(request.handle)
         self._free.append(request.slot)
         if request.group.shared:
-            self._ended.add(request.group.prompt, _response(request), self._clock())
+            self._ended.add(request.group.prompt, response, self._clock())
         self._groups.leave(request.group, request.handle)
+
+    def _catch_up(self, request: _Request, response: Int32Array) -> None:
+        """Bring the group what a request that ended wrote in steps that were put off."""
+        late = response[self._drafter.length(request.handle) :]
+        if len(late):
+            handles, offsets = np.array([request.handle], np.int32), np.array([0, len(late)], np.int32)
+            self._drafter.step(handles, late, offsets, np.zeros(1, np.int32))
+            self._siblings.advance(handles, late, offsets)
+            self.put_off = max(0, self.put_off - len(late))
+            self.steps_put_off -= 1  # the drafter counted one
 
     def _restart(self, batch: Batch, row: int, emitted: int) -> None:
         """Open a request anew whose text is not what it was: tokens taken back, or a session's next turn."""

@@ -1,0 +1,74 @@
+"""Steps in which nothing was drafted cost what plain decoding costs.
+
+With speculation configured, vLLM 0.32 and later send every step through the rejection sampler and its metadata, also
+one that verifies no draft at all: about 15 % of the CPU time of a step of a small model. Up to 0.31 such a step was a
+plain one. The change was made for models with recurrent state, and only they need it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+_MARK = "_redraft_plain_steps"
+
+RECURRENT = ("is_hybrid", "is_attention_free", "has_inner_state")
+"""vLLM's `ModelConfig` properties of models that keep state from step to step outside of the KV cache."""
+
+
+def is_recurrent(model_config: Any) -> bool:
+    """Tell whether the model keeps recurrent state; True for a configuration that doesn't say."""
+    return any(getattr(model_config, name, True) for name in RECURRENT)
+
+
+def decode_plainly(runner_module: ModuleType) -> None:
+    """Let a step without drafts take vLLM's plain path, where the proposer allows it (`plain_steps`).
+
+    Trigger: `GPUModelRunner._prepare_inputs` (0.32 and later) makes verification metadata whenever speculation is
+    configured; with it `_sample` runs the rejection sampler over zero drafts.
+    `GPUModelRunner.take_draft_token_ids` hands the scheduler a list of empty drafts.
+
+    Why it is safe: for the time of the call the runner looks like one without speculation, so vLLM's own plain code
+    prepares the inputs, and without metadata `_sample` takes the plain sampler, as in every vLLM up to 0.31. The
+    sampler draws from the same distribution, with the same generators: the rejection sampler's first act is to call
+    it. Models with recurrent state, whose attention reads that metadata, are left alone (`is_recurrent`). A scheduler
+    that is told of no drafts keeps what it has, and it takes a request's drafts away when it schedules them.
+
+    Upstream: the condition was `len(scheduled_spec_decode_tokens) > 0` up to 0.31; no issue is open about its cost.
+
+    Idempotent: marked methods aren't wrapped again. A runner without these methods is left alone.
+    """
+    runner = getattr(runner_module, "GPUModelRunner", None)
+    prepare: Callable[..., Any] | None = getattr(runner, "_prepare_inputs", None)
+    take: Callable[..., Any] | None = getattr(runner, "take_draft_token_ids", None)
+    if runner is None or prepare is None or take is None or hasattr(prepare, _MARK):
+        return
+
+    @functools.wraps(prepare)
+    def _prepare_inputs(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        configured = self.speculative_config
+        if (
+            configured is None
+            or scheduler_output.scheduled_spec_decode_tokens
+            or not getattr(getattr(self, "drafter", None), "plain_steps", False)
+        ):
+            return prepare(self, scheduler_output, *args, **kwargs)
+        self.speculative_config = None
+        try:
+            return prepare(self, scheduler_output, *args, **kwargs)
+        finally:
+            self.speculative_config = configured
+
+    @functools.wraps(take)
+    def take_draft_token_ids(self: Any) -> Any:
+        if getattr(getattr(self, "drafter", None), "plain_steps", False):
+            drafts = self._draft_token_ids
+            if isinstance(drafts, list) and not any(drafts):
+                return None
+        return take(self)
+
+    for wrapped, original in ((_prepare_inputs, prepare), (take_draft_token_ids, take)):
+        setattr(wrapped, _MARK, original)
+        setattr(runner, original.__name__, wrapped)
