@@ -18,7 +18,7 @@ from redraft.client.channels import RETRYABLE, Channels, run_message
 from redraft.client.credentials import Credentials
 from redraft.client.shards import Shards
 from redraft.errors import InvalidArgument
-from redraft.rollout import Rollout
+from redraft.rollout import Rollout, turns_of
 from redraft.status import NUMBERS
 from redraft.v1 import common_pb2, publish_pb2
 from redraft.vocabulary import Vocabulary
@@ -64,6 +64,8 @@ class _Item:
     validation: bool
     group_id: str
     reward: float | None
+    turns: list[int]
+    versions: tuple[int, int] | None
 
     @property
     def nbytes(self) -> int:
@@ -368,7 +370,14 @@ def _messages(
             validation=first.validation,
             group_id=first.group_id,
             responses=[
-                publish_pb2.Response(token_ids=item.response, sample=item.sample, reward=item.reward)
+                publish_pb2.Response(
+                    token_ids=item.response,
+                    sample=item.sample,
+                    reward=item.reward,
+                    turns=item.turns,
+                    first_version=None if item.versions is None else item.versions[0],
+                    last_version=None if item.versions is None else item.versions[1],
+                )
                 for item in group
             ],
         )
@@ -386,6 +395,14 @@ def _check(rollout: Rollout, name: str, vocabulary_size: int) -> _Item:
             raise InvalidArgument(f"{name}.{field}: must be in [0, {limit}), got {getattr(rollout, field)}")
     if rollout.reward is not None and not math.isfinite(rollout.reward):
         raise InvalidArgument(f"{name}.reward: must be finite, got {rollout.reward}")
+    mask, versions = rollout.response_mask, rollout.weight_versions
+    if mask is not None and np.shape(mask) != np.shape(rollout.response_token_ids):
+        raise InvalidArgument(
+            f"{name}.response_mask: its shape {np.shape(mask)} is not that of the response, "
+            f"{np.shape(rollout.response_token_ids)}"
+        )
+    if versions is not None and not 0 <= versions[0] <= versions[1] < 2**63:
+        raise InvalidArgument(f"{name}.weight_versions: must rise and be in [0, 2**63), got {versions}")
     return _Item(
         key=rollout.key,
         prompt=tokens_to_bytes(rollout.prompt_token_ids),
@@ -396,4 +413,6 @@ def _check(rollout: Rollout, name: str, vocabulary_size: int) -> _Item:
         validation=bool(rollout.validation),
         group_id=rollout.group_id,
         reward=None if rollout.reward is None else float(rollout.reward),
+        turns=[] if mask is None else turns_of(mask),
+        versions=None if versions is None else (int(versions[0]), int(versions[1])),
     )

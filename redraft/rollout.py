@@ -23,6 +23,47 @@ def prompt_key(token_ids: Sequence[int] | Int32Array) -> bytes:
     return xxhash.xxh3_128_digest(np.ascontiguousarray(token_ids, dtype="<i4").data)
 
 
+CONTEXT_ONLY = 1 << 30
+"""Token ids from here on stand in an index for text that the policy did not write: beyond every vocabulary, so a
+draft that reaches one is cut there, while the same text in a request's context still matches."""
+
+
+def mark_context(token_ids: Int32Array, context: npt.NDArray[np.bool_] | None) -> Int32Array:
+    """Return token ids as an index holds them: those that the policy did not write moved to `CONTEXT_ONLY` and up.
+
+    Args:
+        token_ids: int32, shape (n,).
+        context: bool, shape (n,): True where the policy did not write the token; None: it wrote all.
+    """
+    if context is None:
+        return token_ids
+    return np.where(context, token_ids | CONTEXT_ONLY, token_ids).astype(np.int32, copy=False)
+
+
+def turns_of(mask: npt.ArrayLike) -> list[int]:
+    """Return the lengths of the runs of a response mask, in turn, the first for ones (0 when it begins with zero).
+
+    Args:
+        mask: 1 (or True) where the policy wrote the token, shape (n,).
+
+    Returns:
+        the lengths; [] when the policy wrote all.
+    """
+    written = np.asarray(mask, dtype=bool)
+    if written.all():
+        return []
+    edges = np.flatnonzero(np.diff(written)) + 1
+    lengths = np.diff(np.concatenate([[0], edges, [len(written)]])).tolist()
+    return lengths if written[0] else [0, *lengths]
+
+
+def context_of(turns: Sequence[int]) -> npt.NDArray[np.bool_] | None:
+    """Return what `turns_of` was made from as bool, shape (n,), True for context; None without any."""
+    if len(turns) < 2:
+        return None
+    return np.repeat(np.arange(len(turns)) % 2 == 1, turns)
+
+
 def group_key(key: bytes, group_id: str = "") -> bytes:
     """Return what names a group in the live relay: the prompt's key, or its digest with the group's id.
 
@@ -56,6 +97,12 @@ class Rollout:
     """The trainer's name for the group (verl: `uid`); informative only."""
     validation: bool = False
     """True for a validation rollout."""
+    response_mask: npt.ArrayLike | None = None
+    """Shape (m,): 1 where the policy wrote the token, 0 for what a tool or a user said, which is never drafted. None:
+    the policy wrote all."""
+    weight_versions: tuple[int, int] | None = None
+    """Weights that wrote the first and the last token: the trainer's global steps when they were sent to the engine,
+    0 <= first <= last. None: not known."""
     key: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from redraft._core import SOURCE_HISTORY, SOURCE_LIVE, Drafter, FrozenIndex, LiveIndex
 from redraft.errors import AlreadyExists, InvalidArgument, NotFound, ResourceExhausted
+from redraft.rollout import CONTEXT_ONLY
 from redraft.server.config import LimitsConfig
 from redraft.server.history import Int32Array
 from redraft.server.ingest import check_prompt, check_tokens
@@ -125,9 +126,11 @@ class DraftSession:
         for i, advance in enumerate(message.advance):
             start, end = int(batch.offsets[i]), int(batch.offsets[i + 1])
             draft = response.drafts.add(id=advance.id)
-            if end > start:
-                draft.token_ids = tokens_to_bytes(batch.token_ids[start:end])
-                draft.source = _SOURCES.get(int(batch.sources[start]), "")
+            row = batch.token_ids[start:end]
+            row = row[: int(np.argmax(row >= CONTEXT_ONLY))] if (row >= CONTEXT_ONLY).any() else row
+            if row.size:
+                draft.token_ids = tokens_to_bytes(row)
+                draft.source = _SOURCES.get(int(batch.sources[i]), "")
                 draft.match_length = int(batch.match_lengths[i])
         return response
 

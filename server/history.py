@@ -42,6 +42,20 @@ class ResponseRecord:
     token_ids: Int32Array
     """int32, shape (n,), n >= 1."""
     reward: float | None = None
+    context: npt.NDArray[np.bool_] | None = None
+    """bool, shape (n,): True where the policy did not write the token; None: it wrote all."""
+    versions: tuple[int, int] | None = None
+    """Weights that wrote the first and the last token; None: not known."""
+
+    def same(self, other: ResponseRecord) -> bool:
+        """Return whether the two hold the same, samples aside."""
+        return (
+            self.reward == other.reward
+            and self.versions == other.versions
+            and np.array_equal(self.token_ids, other.token_ids)
+            and (self.context is None) == (other.context is None)
+            and (self.context is None or other.context is None or np.array_equal(self.context, other.context))
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from redraft.errors import FailedPrecondition, NotFound, RedraftError
-from redraft.rollout import Rollout
+from redraft.rollout import Rollout, context_of, turns_of
 from redraft.server.config import default_data_directory
 from redraft.server.history import GroupRecord, ResponseRecord, RunRecord
 from redraft.server.sqlite_history import SqliteHistory
@@ -62,9 +62,9 @@ def import_(
 ) -> None:
     """Add the responses in FILES (.jsonl, .jsonl.gz, .jsonl.zst, .parquet) to a run.
 
-    One row a response: prompt_token_ids, response_token_ids, epoch, step, sample, reward, group_id, validation. With
-    --tokenizer a row may hold the texts prompt and response instead of token ids. Importing a file again changes
-    nothing.
+    One row a response: prompt_token_ids, response_token_ids, epoch, step, sample, reward, group_id, validation,
+    response_mask, weight_versions. With --tokenizer a row may hold the texts prompt and response instead of token
+    ids. Importing a file again changes nothing.
     """
     with _opened(data, readonly=False) as store:
         vocabulary = Vocabulary(size=vocabulary_size)
@@ -172,7 +172,16 @@ def _groups(rollouts: list[Rollout], run: RunRecord) -> Iterator[GroupRecord]:
             step=step,
             validation=validation,
             group_id=members[-1].group_id,
-            responses=[ResponseRecord(m.sample, m.response_token_ids, m.reward) for m in latest.values()],
+            responses=[
+                ResponseRecord(
+                    m.sample,
+                    m.response_token_ids,
+                    m.reward,
+                    None if m.response_mask is None else context_of(turns_of(m.response_mask)),
+                    m.weight_versions,
+                )
+                for m in latest.values()
+            ],
         )
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
+
 from redraft.errors import InvalidArgument
-from redraft.rollout import prompt_key
+from redraft.rollout import context_of, prompt_key
 from redraft.server.config import LimitsConfig
 from redraft.server.history import GroupRecord, Int32Array, ResponseRecord, Scope
 from redraft.v1 import common_pb2, publish_pb2
@@ -101,7 +104,8 @@ def check_group(message: publish_pb2.Group, limits: LimitsConfig, vocabulary: Vo
         reward = response.reward if response.HasField("reward") else None
         if reward is not None and not math.isfinite(reward):
             raise InvalidArgument(f"{field}.reward: must be finite, got {reward}")
-        responses.append(ResponseRecord(response.sample, ids, reward))
+        context, versions = check_turns(response, field, ids.size), check_versions(response, field)
+        responses.append(ResponseRecord(response.sample, ids, reward, context, versions))
     return GroupRecord(
         key=key,
         prompt_token_ids=prompt,
@@ -111,6 +115,40 @@ def check_group(message: publish_pb2.Group, limits: LimitsConfig, vocabulary: Vo
         group_id=message.group_id,
         responses=responses,
     )
+
+
+def check_turns(message: publish_pb2.Response, field: str, tokens: int) -> npt.NDArray[np.bool_] | None:
+    """Return which of a response's `tokens` tokens are context: bool, shape (tokens,), or None for none.
+
+    Raises:
+        InvalidArgument: the turns are not those of so many tokens.
+    """
+    if len(message.turns) > 1 and min(message.turns[1:]) == 0:
+        raise InvalidArgument(f"{field}.turns: only the first length may be zero")
+    if message.turns and sum(message.turns) != tokens:
+        raise InvalidArgument(f"{field}.turns: sum up to {sum(message.turns)} of {tokens} tokens")
+    return context_of(message.turns)
+
+
+def check_versions(message: publish_pb2.Response, field: str) -> tuple[int, int] | None:
+    """Return the versions of the weights that wrote a response, or None.
+
+    Raises:
+        InvalidArgument: one is missing or out of range.
+    """
+    first, last = message.HasField("first_version"), message.HasField("last_version")
+    if not first and not last:
+        return None
+    if first != last:
+        raise InvalidArgument(
+            f"{field}.{'last' if first else 'first'}_version: must be set with the other one"
+        )
+    if not message.first_version <= message.last_version < 2**63:
+        raise InvalidArgument(
+            f"{field}.last_version: must be in [first_version, 2**63), got {message.last_version} "
+            f"after {message.first_version}"
+        )
+    return message.first_version, message.last_version
 
 
 def check_scope(message: publish_pb2.ForgetRequest) -> Scope:

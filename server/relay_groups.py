@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
+
 from redraft.errors import InvalidArgument
+from redraft.rollout import CONTEXT_ONLY
 from redraft.server.config import LimitsConfig
 from redraft.server.history import Int32Array
 from redraft.v1 import relay_pb2
 from redraft.vocabulary import Vocabulary
-from redraft.wire import tokens_from_bytes
+from redraft.wire import check_range, tokens_from_bytes
 
 _PIECE_BYTES = 120
 """What a piece of the log takes beside its own bytes."""
@@ -202,7 +205,14 @@ def check_relayed(
                 f"{field}.offsets: {end} tokens of a response are more than the limit of {limits.response_tokens}"
             )
     try:  # all at once: most messages are good, and hold few tokens of many groups
-        tokens_from_bytes(b"".join(m.token_ids for m in messages), "", vocabulary_size=vocabulary.size)
+        _check_tokens(b"".join(m.token_ids for m in messages), "", vocabulary)
     except InvalidArgument:
         for i, message in enumerate(messages):
-            tokens_from_bytes(message.token_ids, f"tokens[{i}].token_ids", vocabulary_size=vocabulary.size)
+            _check_tokens(message.token_ids, f"tokens[{i}].token_ids", vocabulary)
+
+
+def _check_tokens(data: bytes, field: str, vocabulary: Vocabulary) -> None:
+    """Refuse ids beyond the vocabulary; `CONTEXT_ONLY` may be added to them."""
+    ids = tokens_from_bytes(data, field)
+    if vocabulary.size:
+        check_range(np.where(ids >= CONTEXT_ONLY, ids - CONTEXT_ONLY, ids), field, vocabulary.size)

@@ -391,7 +391,7 @@ class SqliteHistory:
             known = merged.get(response.sample)
             if known is None:
                 stored += 1
-            elif known.reward == response.reward and np.array_equal(known.token_ids, response.token_ids):
+            elif known.same(response):
                 unchanged += 1
             else:
                 replaced += 1

@@ -1,7 +1,8 @@
 """Rollouts from and to files: JSON lines (plain, .gz, .zst) and Parquet, one row a response.
 
 Columns: prompt_token_ids and response_token_ids (lists of integers), epoch, step, sample, and optionally reward,
-group_id and validation. Instead of token ids a row may hold the texts prompt and response, if a tokenizer is given.
+group_id, validation, response_mask (list of 0 and 1) and weight_versions (first and last). Instead of token ids a row
+may hold the texts prompt and response, if a tokenizer is given.
 """
 
 from __future__ import annotations
@@ -85,7 +86,14 @@ def _rollout(
         reward=None if reward is None else float(reward),
         group_id=str(row.get("group_id") or ""),
         validation=bool(row.get("validation") or False),
+        response_mask=_mask(row, where),
+        weight_versions=_versions(row, where),
     )
+    if (
+        rollout.response_mask is not None
+        and np.shape(rollout.response_mask) != rollout.response_token_ids.shape
+    ):
+        raise InvalidArgument(f"{where}: response_mask must be as long as response_token_ids")
     if row.get("sample") is None:
         group = (rollout.key, rollout.epoch, rollout.step, rollout.validation)
         object.__setattr__(rollout, "sample", numbers.get(group, 0))
@@ -109,6 +117,23 @@ def _tokens(row: Mapping[str, Any], name: str, where: str, tokenize: Tokenize | 
     return array.astype(np.int32)
 
 
+def _mask(row: Mapping[str, Any], where: str) -> list[int] | None:
+    mask = row.get("response_mask")
+    if mask is not None and not (isinstance(mask, list) and all(bit in (0, 1) for bit in mask)):
+        raise InvalidArgument(f"{where}: response_mask must be a list of 0 and 1")
+    return mask
+
+
+def _versions(row: Mapping[str, Any], where: str) -> tuple[int, int] | None:
+    versions = row.get("weight_versions")
+    if versions is None:
+        return None
+    good = isinstance(versions, list) and len(versions) == 2 and all(isinstance(v, int) for v in versions)
+    if not good or not 0 <= versions[0] <= versions[1] < 2**63:
+        raise InvalidArgument(f"{where}: weight_versions must be two rising integers, got {versions!r}")
+    return versions[0], versions[1]
+
+
 def _count(row: Mapping[str, Any], name: str, where: str) -> int:
     value = row.get(name)
     if value is None:
@@ -122,7 +147,7 @@ def _rows(groups: Iterator[GroupRecord]) -> Iterator[dict[str, Any]]:
     for group in groups:
         prompt = group.prompt_token_ids.tolist()
         for response in group.responses:
-            yield {
+            row = {
                 "prompt_token_ids": prompt,
                 "response_token_ids": response.token_ids.tolist(),
                 "epoch": group.epoch,
@@ -132,6 +157,11 @@ def _rows(groups: Iterator[GroupRecord]) -> Iterator[dict[str, Any]]:
                 "group_id": group.group_id,
                 "validation": group.validation,
             }
+            if response.context is not None:
+                row["response_mask"] = (~response.context).astype(int).tolist()
+            if response.versions is not None:
+                row["weight_versions"] = list(response.versions)
+            yield row
 
 
 def _open_text(path: Path, mode: str) -> TextIO:
@@ -194,6 +224,8 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> int:
             ("reward", pyarrow.float64()),
             ("group_id", pyarrow.string()),
             ("validation", pyarrow.bool_()),
+            ("response_mask", pyarrow.list_(pyarrow.int8())),
+            ("weight_versions", pyarrow.list_(pyarrow.int64())),
         ]
     )
     count = 0

@@ -26,6 +26,9 @@ POLL_SECONDS = 0.01
 """Least time between two looks for history that has arrived."""
 
 
+_NOTHING = np.zeros(0, np.int32)
+
+
 @dataclass(slots=True, eq=False)
 class Group:
     """The running requests to one prompt."""
@@ -63,11 +66,12 @@ class Groups:
         """Bytes of the live indexes."""
         return sum(group.live.nbytes for group in self._by_key.values())
 
-    def find(self, prompt: Int32Array, now: float) -> Group:
-        """Return the group that a request with this prompt belongs to; made if need be.
+    def find(self, prompt: Int32Array, now: float) -> tuple[Group, Int32Array]:
+        """Return the group that a request with this prompt belongs to, made if need be, and what it has said so far.
 
-        The group's own prompt is the whole of `prompt`, or, where `prompt` resumes an aborted rollout, the
-        part of it that was the prompt then: the rest is response.
+        The group's own prompt is the whole of `prompt`, or, where `prompt` resumes an aborted rollout or takes a
+        conversation up again, the part of it that was the prompt at first. The rest is response: what the policy
+        wrote, and for context what others said in between (int32, shape (n,), as `Origin.text`).
 
         Args:
             prompt: int32, shape (n,), n >= 1: the request's prompt as the engine sees it.
@@ -76,16 +80,18 @@ class Groups:
         key = prompt_key(prompt)
         group = self._by_key.get(key)
         if group is not None and not np.array_equal(group.prompt, prompt):
-            return self.alone(prompt)
-        if group is None and (origin := self._ended.continued_by(prompt)) is not None:
-            prompt, key = origin, prompt_key(origin)
+            return self.alone(prompt), _NOTHING
+        text = _NOTHING
+        if group is None and (origin := self._ended.origin(prompt)) is not None:
+            prompt, text = origin
+            key = prompt_key(prompt)
             group = self._by_key.get(key)
         self._source.prefetch(prompt)
         if group is not None and group.live.num_tokens <= LIVE_TOKENS:
-            return group
+            return group, text
         if group is not None:
             self._source.group_ended(group.prompt)
-        return self._make(prompt, key, now)
+        return self._make(prompt, key, now), text
 
     def alone(self, prompt: Int32Array) -> Group:
         """Return a group of one request, without history and unknown to others."""

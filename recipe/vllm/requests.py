@@ -65,10 +65,8 @@ class _Request:
     """Row of this request in the per-request arrays, for as long as it lives."""
     handle: int
     group: Group
-    start: int
-    """Where the response starts in the row: after the group's prompt, which may be shorter than vLLM's."""
-    prompt_length: int
-    """Prompt tokens as vLLM counts them."""
+    said: Int32Array
+    """int32, shape (n,): what vLLM's prompt holds after the group's: the response so far, others' part of it marked."""
     stop_ids: frozenset[int]
 
 
@@ -207,11 +205,10 @@ class Requests:
         known = int(batch.num_tokens_no_spec[row]) - emitted
         prompt = batch.token_ids_cpu[row, :prompt_length].copy()
         if getattr(state, "prompt_token_ids", prompt) is None:  # given as embeddings
-            group = self._groups.alone(prompt)
+            group, said = self._groups.alone(prompt), prompt[:0]
         else:
-            group = self._groups.find(prompt, self._clock())
-        start = len(group.prompt)
-        response = batch.token_ids_cpu[row, start:known].copy()
+            group, said = self._groups.find(prompt, self._clock())
+        response = np.concatenate([said, batch.token_ids_cpu[row, prompt_length:known]])
         handle = self._drafter.open(group.live, response, history=group.history)
         group.requests.add(handle)
         if group.shared:
@@ -234,7 +231,7 @@ class Requests:
         self._tails[slot] = _tails(
             batch.token_ids_cpu.reshape(-1), np.array([row * stride]), np.array([known])
         )[0]
-        request = _Request(state, slot, handle, group, start, prompt_length, stop_ids)
+        request = _Request(state, slot, handle, group, said, stop_ids)
         self._by_id[request_id] = request
         return request
 
@@ -330,7 +327,4 @@ def _response(request: _Request) -> Int32Array:
     output = output[:max_tokens]
     stopped = _until_stop(output, request.stop_ids)
     output = output if stopped is None else stopped
-    resumed = getattr(request.state, "prompt_token_ids", None)
-    if request.start == request.prompt_length or resumed is None:
-        return output
-    return np.concatenate([np.asarray(resumed[request.start :], np.int32), output])
+    return np.concatenate([request.said, output])

@@ -1,4 +1,4 @@
-"""Responses that ended in this engine: what embedded history and the knowing of resumed rollouts rest on."""
+"""Responses that ended in this engine: what embedded history and knowing resumed rollouts and further turns rest on."""
 
 from __future__ import annotations
 
@@ -6,17 +6,31 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from redraft.rollout import prompt_key
+from redraft.rollout import CONTEXT_ONLY, prompt_key
 
 Int32Array = npt.NDArray[np.int32]
 
 RESPONSES_PER_PROMPT = 64
 """Newest responses kept for a prompt: four epochs of a group of 16."""
+
+_SURE = 4
+"""A first turn of this many tokens is known again without its last one."""
+
+
+class Origin(NamedTuple):
+    """Where a prompt goes on from."""
+
+    prompt: Int32Array
+    """int32, shape (n,): the prompt that was asked first."""
+    text: Int32Array
+    """int32, shape (m,), m >= 1: what has been said since, `redraft.rollout.CONTEXT_ONLY` added to ids that the
+    policy did not write."""
 
 
 @dataclass(slots=True)
@@ -52,11 +66,11 @@ class EndedResponses:
         return self._tokens
 
     def add(self, prompt: Int32Array, response: Int32Array, at: float) -> None:
-        """Keep a response; it replaces an earlier one that it continues (an aborted rollout, resumed).
+        """Keep a response; it replaces an earlier one that it continues (resumed, or of the turn before).
 
         Args:
             prompt: int32, shape (n,), n >= 1.
-            response: int32, shape (m,); ignored when empty.
+            response: int32, shape (m,), `CONTEXT_ONLY` added to ids that the policy did not write; ignored when empty.
             at: time in seconds, of the caller's clock.
         """
         if not len(response):
@@ -93,17 +107,16 @@ class EndedResponses:
                 return []
             return [r for r, at in zip(ended.responses, ended.times, strict=True) if at >= since]
 
-    def continued_by(self, prompt: Int32Array) -> Int32Array | None:
-        """Return the prompt that `prompt` resumes: a kept prompt and the start of one of its responses.
+    def origin(self, prompt: Int32Array) -> Origin | None:
+        """Return the kept prompt that `prompt` goes on from, the longest there is; None when it goes on from none.
 
-        That is what a rollout looks like that was aborted and is resumed with what it had generated as part
-        of its prompt.
+        Two things look like that: a rollout that was aborted and is resumed, whose prompt ends with what it had
+        generated, and a further turn of a conversation, whose prompt holds the turns before it. So what follows
+        the kept prompt must be the start of one of its responses, or begin with one (its first turn). A chat
+        template may drop the end token of a turn, so that may be missing.
 
         Args:
             prompt: int32, shape (n,), n >= 1.
-
-        Returns:
-            int32, shape (m,), m < n, the longest there is; None when `prompt` resumes nothing.
         """
         with self._lock:
             prefixes = list(_prefix_keys(prompt, self._lengths))
@@ -111,10 +124,33 @@ class EndedResponses:
                 ended = self._by_key.get(key)
                 if ended is None or not np.array_equal(ended.prompt, prompt[:length]):
                     continue
-                rest = prompt[length:]
-                if any(np.array_equal(rest, response[: len(rest)]) for response in ended.responses):
-                    return ended.prompt
+                text = _continue(ended.responses, prompt[length:])
+                if text is not None:
+                    return Origin(ended.prompt, text)
         return None
+
+
+def _continue(responses: Iterable[Int32Array], text: Int32Array) -> Int32Array | None:
+    """Return `text` with what the policy did not write marked, if one of `responses` is a beginning of it or it of one.
+
+    Args:
+        responses: int32, shape (m,) each, as `EndedResponses` keeps them.
+        text: int32, shape (n,), n >= 1, unmarked.
+    """
+    best: Int32Array | None = None
+    known = 0
+    for response in responses:
+        common = min(len(response), len(text))
+        differ = np.flatnonzero(response[:common] & (CONTEXT_ONLY - 1) != text[:common])
+        same = int(differ[0]) if len(differ) else common
+        marks = np.flatnonzero(response >= CONTEXT_ONLY)
+        turn = int(marks[0]) if len(marks) else len(response)
+        goes_on = same >= turn or (same == turn - 1 and turn >= _SURE)
+        if same > known and (same == len(text) or goes_on):
+            best, known = response, same
+    if best is None:
+        return None
+    return np.concatenate([best[:known], text[known:] | np.int32(CONTEXT_ONLY)])
 
 
 def _prefix_keys(prompt: Int32Array, lengths: Iterable[int]) -> Iterable[tuple[int, bytes]]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 PROMPT = [11, 12, 13, 14, 15]
@@ -165,6 +166,60 @@ def test_a_resumed_rollout_finds_its_group_again(make_runner):
     assert (
         runner.proposer._ended.num_tokens == 22 + 7
     )  # the whole response once, its aborted part not beside it
+
+
+TOOL = [500, 501, 502]
+
+
+def converse(runner: Any, name: str, first: list[int], tool: list[int], second: list[int]) -> None:
+    """Roll out two turns of a conversation; nobody else runs."""
+    runner.add(f"{name}1", PROMPT)
+    runner.step(**{f"{name}1": first})
+    runner.finish(f"{name}1")
+    runner.step()
+    runner.add(f"{name}2", [*PROMPT, *first, *tool])
+    runner.step(**{f"{name}2": second})
+    seen = runner.proposer._source.arrivals
+    runner.finish(f"{name}2")
+    runner.proposer._requests.sweep(runner.requests)
+    wait_for(lambda: runner.proposer._source.arrivals > seen)
+
+
+def test_a_further_turn_is_drafted_from_what_siblings_said_after_the_same_answer(make_runner):
+    runner = make_runner()
+    converse(runner, "a", TEXT[:8], TOOL, TEXT[20:30])
+    runner.add("b1", PROMPT)
+    assert runner.step(b1=TEXT[:2])["b1"] == TEXT[2:6]
+    runner.step(b1=TEXT[2:8])
+    runner.finish("b1")
+    runner.step()
+    runner.add("b2", [*PROMPT, *TEXT[:8], *TOOL])
+    assert runner.step(b2=[TEXT[20]])["b2"] == TEXT[21:25]
+    assert [len(g.prompt) for g in runner.proposer._groups._by_key.values()] == [len(PROMPT)]
+    runner.finish("b2")
+    runner.proposer._requests.sweep(runner.requests)
+    assert len(runner.proposer._ended.of(np.array(PROMPT, np.int32))) == 2  # a trajectory each
+
+
+def test_what_a_tool_said_is_never_drafted(make_runner):
+    runner = make_runner()
+    converse(runner, "a", TEXT[:8], TOOL, TEXT[20:30])
+    runner.add("b", PROMPT)
+    assert runner.step(b=TEXT[:6])["b"] == TEXT[6:8]  # the turn's end, and not on into the answer
+    assert runner.step(b=TEXT[6:8])["b"] == []
+    assert runner.step(b=TOOL[:1])["b"] == []  # not even to a policy that writes the tool's words itself
+
+
+def test_a_running_siblings_answer_is_never_drafted_either(make_runner):
+    runner = make_runner()
+    runner.add("a1", PROMPT)
+    runner.add("b", PROMPT)
+    runner.step(a1=TEXT[:8])
+    runner.finish("a1")
+    runner.step()
+    runner.add("a2", [*PROMPT, *TEXT[:8], *TOOL])
+    assert runner.step(a2=TEXT[20:24], b=TEXT[:6])["b"] == TEXT[6:8]
+    assert runner.proposer.stats().groups == 1
 
 
 def test_a_prompt_that_merely_extends_another_is_its_own(make_runner):
