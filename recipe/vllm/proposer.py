@@ -343,6 +343,7 @@ def _prepare_vllm() -> None:
         )
     if current_platform.is_cpu():
         cpu_sampler.repair(rejection_sampler)
+        cpu_sampler.allow_steps_without_drafts(rejection_sampler)
 
 
 def _make_source(options: Options, ended: EndedResponses) -> HistorySource:
