@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from redraft._core import Drafter
+from redraft.recipe.vllm import exactness
 from redraft.recipe.vllm.groups import Group, Groups
 from redraft.recipe.vllm.responses import EndedResponses
 from redraft.recipe.vllm.siblings import Siblings
@@ -109,6 +110,8 @@ class Requests:
         self._handles = np.zeros(0, np.int32)
         self._known = np.zeros(0, np.int64)
         self._limits = np.zeros(0, np.int64)
+        self._drafts = np.zeros(0, bool)  # False: nothing may be drafted (`exactness`)
+        self._unmasked = np.zeros(0, np.int64)  # prompt and `min_tokens`
         self._prompt_lengths = np.zeros(0, np.int64)
         self._tails = np.zeros((0, TAIL), np.int32)
         self._stops = np.zeros(
@@ -151,7 +154,9 @@ class Requests:
         offsets = np.zeros(rows + 1, np.int64)
         np.cumsum(fresh, out=offsets[1:])
         token_ids = text[np.repeat(base + known - offsets[:-1], fresh) + np.arange(offsets[-1])]
-        room = np.maximum(limits - total - 1, 0) * (emitted > 0)
+        room = np.maximum(limits - total - 1, 0) * ((emitted > 0) & self._drafts[slots])
+        unmasked = self._unmasked[slots]
+        room = np.where(total < unmasked, np.minimum(room, unmasked - total - 1), room)
         stops = self._stops[np.minimum(token_ids, len(self._stops) - 1)]
         if stops.any():
             token_ids, offsets = self._cut(batch.req_ids, token_ids, offsets, np.flatnonzero(stops), room)
@@ -224,6 +229,8 @@ class Requests:
         self._known[slot] = known
         self._limits[slot] = min(longest, self._max_model_len)
         self._prompt_lengths[slot] = prompt_length
+        self._drafts[slot], min_tokens = exactness.bound(parameters)
+        self._unmasked[slot] = prompt_length + min_tokens
         if stop_ids and max(stop_ids) >= len(self._stops) - 1:
             self._stops = np.append(self._stops[:-1], np.zeros(max(stop_ids) + 3 - len(self._stops), bool))
         self._stops[list(stop_ids)] = True
@@ -292,7 +299,7 @@ class Requests:
     def _grow(self) -> None:
         old = len(self._handles)
         more = max(64, old)
-        for name in ("_handles", "_known", "_limits", "_prompt_lengths", "_tails"):
+        for name in ("_handles", "_known", "_limits", "_drafts", "_unmasked", "_prompt_lengths", "_tails"):
             array = getattr(self, name)
             setattr(self, name, np.concatenate([array, np.zeros((more, *array.shape[1:]), array.dtype)]))
         self._free.extend(range(old + more - 1, old - 1, -1))
