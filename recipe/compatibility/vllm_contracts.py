@@ -25,6 +25,20 @@ PATCHED: tuple[Contract, ...] = (
         parameters=("x", "cu_num_tokens", "num_tokens", "replace_from", "replace_to"),
     ),
     Contract(
+        _SAMPLER,
+        "apply_sampling_constraints",
+        "patched on CPUs (vllm.cpu_sampler): a module-level function that the sampler calls by name",
+        {"f9419a1eb9b3ad08": "0.24.0"},
+        parameters=("logits", "cu_num_draft_tokens", "sampling_metadata"),
+    ),
+    Contract(
+        _RUNNER,
+        "GPUModelRunner._sample",
+        "patched on request (vllm.keyed_sampling): the one place that calls the samplers",
+        {"f10b2982abd48ae2": "0.24.0"},
+        parameters=("logits", "spec_decode_metadata"),
+    ),
+    Contract(
         "vllm/model_executor/layers/utils.py",
         "dispatch_cpu_unquantized_gemm",
         "patched on CPUs where weights are loaded again (cpu.plain_linear): called with a layer, sets `cpu_linear`",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
@@ -20,7 +21,15 @@ from redraft.recipe.vllm import patches
 
 def register() -> None:
     """Entry point of `vllm.general_plugins`: patch the runner once its module is imported. Idempotent."""
-    on_import(patches.RUNNER_MODULE, patches.hand_over_batch)
+    on_import(patches.RUNNER_MODULE, _patch_runner)
+
+
+def _patch_runner(module: ModuleType) -> None:
+    patches.hand_over_batch(module)
+    if os.environ.get("REDRAFT_KEYED_SAMPLING") == "1":
+        from redraft.recipe.vllm import keyed_sampling  # imports torch, as the runner did
+
+        keyed_sampling.sample_by_key(module)
 
 
 def on_import(name: str, act: Callable[[ModuleType], None]) -> None:

@@ -18,7 +18,7 @@ from redraft._core import Drafter
 from redraft.auto_budget import PLAIN, AutoBudget, Plan
 from redraft.cost_table import read_cost_table
 from redraft.errors import FailedPrecondition, InvalidArgument
-from redraft.recipe.vllm import cpu_sampler, patches, plain_steps, servers, versions
+from redraft.recipe.vllm import cpu_sampler, keyed_sampling, patches, plain_steps, servers, versions
 from redraft.recipe.vllm.groups import Groups
 from redraft.recipe.vllm.options import Options, load_options
 from redraft.recipe.vllm.reporting import Housekeeping, Stats, by_source
@@ -336,6 +336,7 @@ def _prepare_vllm() -> None:
     versions.check_version(vllm.__version__)
     patches.hand_over_batch(gpu_model_runner)
     plain_steps.decode_plainly(gpu_model_runner)
+    keyed_sampling.sample_by_key(gpu_model_runner)
     if not patches.is_handed_over(gpu_model_runner):
         raise FailedPrecondition(
             f"vllm {vllm.__version__}: GPUModelRunner.propose_draft_token_ids is not where redraft patches"
