@@ -7,7 +7,7 @@ SOURCES = $(shell git ls-files redraft server client recipe benchmarks csrc prot
 CXX_FILES = $(shell git ls-files 'csrc/*.cc' 'csrc/*.h' 'tests/cpp/*.cc' 'tests/cpp/*.h')
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-native bench verify verify-compat fix develop clean
+.PHONY: demo test test-exact test-native bench verify verify-compat fix develop clean
 
 ## demo: train a small model with GRPO and watch acceptance climb (MODEL=smollm2, SMALL=1)
 demo: $(VENV)/.installed
@@ -17,6 +17,11 @@ demo: $(VENV)/.installed
 ## test: everything that runs without a GPU, against the wheel built from the source distribution
 test: $(VENV)/.installed test-native
 	cd $(VENV) && $(abspath $(BIN))/pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests $(PYTEST_ARGS)
+
+## test-exact: the exactness suite at length, about 10^6 texts a case (doc/exactness.md); hours on two cores
+test-exact: $(VENV)/.installed
+	cd $(VENV) && EXACT_DRAWS=1048576 $(abspath $(BIN))/pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) \
+		$(CURDIR)/tests/exact $(PYTEST_ARGS)
 
 ## test-native: the C++ tests under AddressSanitizer + UBSan, then ThreadSanitizer
 test-native: $(VENV)/.dependencies

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.vllm
 
 @pytest.fixture(scope="module")
 def outcome(run_engine):
-    return run_engine(Path(__file__).parent / "engines" / "sampler.py", {})
+    return run_engine(Path(__file__).parent / "engines" / "cpu_sampler.py", {})
 
 
 def test_stock_sampling_is_wrong_exactly_where_the_probe_says_so(outcome):
@@ -45,3 +45,8 @@ def test_the_replacement_expands_as_the_original_promises():
     assert (is_broken(good), is_broken(bad)) == (False, True)
     assert (repair(good), repair(bad), repair(bad)) == (False, True, False)
     assert bad.expand_batch_to_tokens is expand_batch_to_tokens
+
+
+def test_a_step_without_drafts_works_under_top_k_alone(outcome):
+    assert outcome["without_drafts"]["repairs"] == [outcome["without_drafts"]["fails"], False]
+    assert outcome["without_drafts"]["shape"] == [0, 12]

@@ -2,8 +2,9 @@
 
 Settings: `model`; `prompts`; `drafted`; `texts`: (prompt, response) pairs whose log-probabilities are wanted.
 Result: `greedy`: rounds of responses; `sampled`: (prompt, response, log-probabilities) at temperature 1;
-`log_probabilities`: of `texts`; with drafting `stats`, at the end of the greedy rounds and of all, and
-`draft_lengths`.
+`log_probabilities`: of `texts`; `seeded`: under position-keyed sampling, rounds of responses to the first prompts
+under each of `SEEDED`; with drafting `stats`, at the end of the greedy rounds and of all, `draft_lengths`, and
+`accepted_while_seeded`.
 """
 
 import json
@@ -12,6 +13,13 @@ import sys
 from dataclasses import asdict
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the proposer is read in this very process
+
+SEEDED = [
+    {"seed": 41, "max_tokens": 48, "ignore_eos": True, "detokenize": False},
+    {"seed": 42, "temperature": 0.7, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.1, "max_tokens": 48},
+    {"seed": 43, "min_tokens": 12, "stop_token_ids": list(range(2, 200)), "max_tokens": 48, "logprobs": 1},
+]
+"""Parameters of sampled responses; requests of the same parameters share the seed, so siblings are the same."""
 
 
 def main() -> None:
@@ -37,7 +45,7 @@ def main() -> None:
         **drafting,
     )
     prompts = [{"prompt_token_ids": prompt} for prompt in settings["prompts"]]
-    result = {"greedy": [], "sampled": [], "log_probabilities": []}
+    result = {"greedy": [], "sampled": [], "log_probabilities": [], "seeded": []}
     lengths = watch_draft_lengths() if settings["drafted"] else set()
 
     greedy = SamplingParams(temperature=0, max_tokens=128, ignore_eos=True, detokenize=False)
@@ -60,6 +68,18 @@ def main() -> None:
         result["stats"].append(asdict(proposers()[0].stats()))
         result["draft_lengths"] = sorted(lengths)
 
+    for _ in range(settings["rounds"] if os.environ.get("REDRAFT_KEYED_SAMPLING") else 0):
+        result["seeded"].append(
+            [
+                generate_one_after_another(
+                    engine.llm_engine, settings["prompts"][:16], SamplingParams(**parameters)
+                )
+                for parameters in SEEDED
+            ]
+        )
+    if settings["drafted"]:
+        accepted = sum(map(sum, asdict(proposers()[0].stats())["accepted"].values()))
+        result["accepted_while_seeded"] = accepted - sum(map(sum, result["stats"][-1]["accepted"].values()))
     forced = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
     texts = [{"prompt_token_ids": prompt + response} for prompt, response in settings["texts"]]
     for output, (prompt, response) in zip(

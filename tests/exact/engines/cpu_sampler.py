@@ -1,7 +1,9 @@
 """vLLM's rejection sampler by itself: chi-square of what it emits against the target, over 20,000 requests.
 
 Result: `broken`: the probe's verdict on vLLM as it is; `stock`, `repaired`: p-values, one for each sampling
-setting and position, before and after `redraft.recipe.vllm.cpu_sampler`; `repairs`: what it did, called twice.
+setting and position, before and after `redraft.recipe.vllm.cpu_sampler`; `repairs`: what it did, called twice;
+`without_drafts`: whether a step without drafts `fails`, what its repair did, called twice, and the `shape` of what
+comes out then.
 """
 
 import json
@@ -108,5 +110,21 @@ if __name__ == "__main__":
                 (0.8, 6, 0.9),
             ]
         }
+    result["without_drafts"] = {
+        "fails": cpu_sampler.fails_without_drafts(sampler),
+        "repairs": [cpu_sampler.allow_steps_without_drafts(sampler) for _ in range(2)],
+        "shape": list(
+            sampler.apply_sampling_constraints(
+                torch.zeros(0, VOCAB_SIZE),
+                torch.zeros(2, dtype=torch.int32),
+                SimpleNamespace(
+                    all_greedy=False,
+                    temperature=torch.ones(2),
+                    top_k=torch.full((2,), 3, dtype=torch.int32),
+                    top_p=None,
+                ),
+            ).shape
+        ),
+    }
     with open(sys.argv[2], "w") as file:
         json.dump(result, file)

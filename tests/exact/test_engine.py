@@ -1,4 +1,5 @@
-"""With drafting vLLM emits what it emits without: the same greedy text, the same log-probabilities."""
+"""With drafting vLLM emits what it emits without: the same greedy text, the same log-probabilities, and under
+position-keyed sampling the same text for a seed."""
 
 from __future__ import annotations
 
@@ -9,11 +10,14 @@ import pytest
 
 pytestmark = pytest.mark.vllm
 
-SCRIPT = Path(__file__).parent / "engines" / "exactness.py"
+SCRIPT = Path(__file__).parent / "engines" / "engine.py"
 TOLERANCE = 1e-3
 """On a log-probability in float32: verification computes several positions of a request in one matrix product,
 which sums in another order than one position at a time. The spread over runs of the same text without
 drafting, prefill against decoding, is of the same size."""
+
+KEYED = {"REDRAFT_KEYED_SAMPLING": "1"}
+"""Concerns requests with a seed only."""
 
 
 def make_prompts(vocab_size: int = 1024) -> list[list[int]]:
@@ -32,7 +36,7 @@ def drafted(run_engine, tiny_model):
         "rounds": 2,
         "texts": [],
     }
-    return run_engine(SCRIPT, settings)
+    return run_engine(SCRIPT, settings, KEYED)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def plain(run_engine, tiny_model, drafted):
         "rounds": 1,
         "texts": [[prompt, response] for prompt, response, _ in drafted["sampled"]],
     }
-    return run_engine(SCRIPT, settings)
+    return run_engine(SCRIPT, settings, KEYED)
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +97,13 @@ def test_sampled_log_probabilities_are_those_of_teacher_forcing(drafted, plain):
         for ours, theirs in zip(values, expected, strict=True)
     )
     assert worst < TOLERANCE
+
+
+def test_position_keyed_sampling_writes_the_same_tokens_with_and_without_drafting(drafted, plain):
+    (expected,) = plain["seeded"]
+    assert len({tuple(text) for texts in expected for text in texts}) == 3 * 16  # prompts and seeds matter
+    assert len({len(text) for text in expected[2]}) > 3  # stop tokens matter
+    assert min(map(len, expected[2])) > 12
+    for responses in drafted["seeded"]:
+        assert responses == expected
+    assert drafted["accepted_while_seeded"] > 500
