@@ -1,7 +1,8 @@
 """Train with verl and draft from history: `python -m redraft.recipe.main_ppo <verl arguments> [redraft.*=...]`.
 
 The same command line as `python -m verl.trainer.main_ppo`; the options of the group `redraft` are described in
-recipe/config/redraft/default.yaml. Works with verl 0.9's V1 trainer in its synchronous mode.
+recipe/config/redraft/default.yaml. Works with verl 0.9's V1 trainers, synchronous and asynchronous; doc/trainers.md has
+the table of modes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def check(config: DictConfig) -> None:
     mode = config.trainer.v1.trainer_mode
     if mode not in MODES:
         raise FailedPrecondition(
-            f"trainer.v1.trainer_mode: the recipe works with {', '.join(MODES)} so far, not with {mode}; run "
+            f"trainer.v1.trainer_mode: the recipe works with {', '.join(MODES)}, not with {mode}; run "
             "`python -m verl.trainer.main_ppo` for training without drafts"
         )
     if not options.enable:

@@ -13,6 +13,8 @@ from tensordict import TensorDict
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils import tensordict_utils as tu
 
+from redraft.recipe.verl.attempts import close_trajectory, open_trajectory
+from redraft.recipe.verl.llm_client import noting
 from redraft.recipe.verl.recorder import EPOCH, OCCURRENCE, Recorder, generation_start, now
 from redraft.recipe.verl.tally import merge_slots
 
@@ -39,6 +41,7 @@ def worker_class() -> type:
 
         async def _run_agent_loop(self, sampling_params: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
             kwargs["redraft_started"] = now()
+            open_trajectory()
             return await super()._run_agent_loop(sampling_params, *args, **kwargs)
 
         async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
@@ -46,7 +49,7 @@ def worker_class() -> type:
             outputs = output if isinstance(output, list) else [output]
             times = (generation_start(outputs, started, ended), ended)
             await super()._agent_loop_postprocess(output, validate, **kwargs)
-            self._redraft.record(outputs, validate, kwargs, times)
+            self._redraft.record(outputs, validate, kwargs, times, close_trajectory())
 
         async def redraft_collect(self, flush_timeout: float = 0.0) -> dict[str, Any]:
             """Return what `Recorder.collect` does."""
@@ -66,8 +69,11 @@ def worker_class() -> type:
 class RedraftAgentLoopManager(AgentLoopManagerTQ):
     """Runs recording workers, and adds to each batch what they need to name its trajectories."""
 
+    llm_client: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.llm_client = noting(self.llm_client)
         self.agent_loop_workers_class = ray.remote(worker_class())
         self._occurrences: dict[tuple[bool, int], Counter[str]] = {}
 

@@ -14,7 +14,7 @@ _HOST_PORT = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(\d{1,5})$")
 MAX_SPECULATIVE_TOKENS = 256
 """More than this is a slip of the keyboard: vLLM keeps this many slots per request free."""
 
-MODES = ("sync",)
+MODES = ("sync", "colocate_async", "separate_async")
 """verl's trainer modes that have a trainer in `redraft.recipe.verl.trainer`; known here without importing verl."""
 
 

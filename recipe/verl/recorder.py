@@ -13,6 +13,7 @@ import numpy as np
 
 from redraft.client import Publisher
 from redraft.errors import InvalidArgument
+from redraft.recipe.verl.attempts import Attempt
 from redraft.recipe.verl.tally import SPEC_KEYS, Slot, Tally
 from redraft.rollout import Rollout
 from redraft.vocabulary import Vocabulary
@@ -47,7 +48,12 @@ class Recorder:
             )
 
     def record(
-        self, outputs: Sequence[Any], validate: bool, fields: Mapping[str, Any], times: tuple[float, float]
+        self,
+        outputs: Sequence[Any],
+        validate: bool,
+        fields: Mapping[str, Any],
+        times: tuple[float, float],
+        attempts: Sequence[Attempt] = (),
     ) -> None:
         """Count and publish the trajectories of one finished agent loop; never raises for a bad one.
 
@@ -56,18 +62,24 @@ class Recorder:
             validate: whether this is a validation rollout.
             fields: the prompt's columns: `uid`, `session_id`, `global_steps`, EPOCH, OCCURRENCE.
             times: when the loop began to generate and when it ended, seconds since 1970.
+            attempts: the loop's requests to the engines, in their order; empty: what `outputs` say has to do.
         """
         slot = Slot(bool(validate), int(fields["global_steps"]), int(fields.get(EPOCH, 0)))
         tally = self._tallies.setdefault(slot, Tally())
         tally.merge(Tally(started=times[0], ended=times[1]))
         for output in outputs:
-            tally.merge(_count(output))
+            tally.merge(_count(output, metered=not attempts))
+        for attempt in attempts:
+            tally.merge(_metered(attempt))
         if self._publisher is None or (validate and not self._publish_validation):
             return
         sample = int(fields.get(OCCURRENCE, 0)) * OCCURRENCE_STRIDE + int(fields["session_id"])
         for output in outputs:
             try:
-                self._publisher.publish([_rollout(output, slot, sample, str(fields.get("uid", "")))])
+                group_id = str(fields.get("uid", ""))
+                self._publisher.publish(
+                    [_rollout(output, slot, sample, group_id, _versions(output, attempts))]
+                )
             except InvalidArgument as error:
                 self._malformed += 1
                 if self._malformed == 1:
@@ -110,11 +122,11 @@ def generation_start(outputs: Sequence[Any], started: float, ended: float) -> fl
     return max(started, ended - busy) if busy > 0 else started
 
 
-def _count(output: Any) -> Tally:
+def _count(output: Any, metered: bool) -> Tally:
     tokens = int(sum(output.response_mask))
     tally = Tally(trajectories=1, generated_tokens=tokens)
     counts = [output.extra_fields.get(key) for key in SPEC_KEYS]
-    if None not in counts:
+    if metered and None not in counts:
         tally.drafted, tally.accepted, tally.verify_steps = (int(n) for n in counts)
         tally.metered_tokens = tokens
     if output.reward_score is not None:
@@ -122,7 +134,26 @@ def _count(output: Any) -> Tally:
     return tally
 
 
-def _rollout(output: Any, slot: Slot, sample: int, group_id: str) -> Rollout:
+def _metered(attempt: Attempt) -> Tally:
+    """Return what the engine told of an attempt; nothing of one that was aborted, whose tokens stay unmetered."""
+    if attempt.counters is None:
+        return Tally()
+    drafted, accepted, steps = attempt.counters
+    return Tally(drafted=drafted, accepted=accepted, verify_steps=steps, metered_tokens=attempt.tokens)
+
+
+def _versions(output: Any, attempts: Sequence[Attempt]) -> tuple[int, int] | None:
+    """Return the weights that wrote the trajectory's first and last tokens; None when nothing tells."""
+    told = [attempt.version for attempt in attempts if attempt.version is not None and attempt.tokens]
+    told = told or [output.extra_fields.get(f"{end}_global_steps") for end in ("min", "max")]
+    if not told or None in told:
+        return None
+    return int(min(told)), int(max(told))
+
+
+def _rollout(
+    output: Any, slot: Slot, sample: int, group_id: str, versions: tuple[int, int] | None
+) -> Rollout:
     reward = output.reward_score
     return Rollout(
         prompt_token_ids=np.asarray(output.prompt_ids, dtype=np.int32),
@@ -133,4 +164,6 @@ def _rollout(output: Any, slot: Slot, sample: int, group_id: str) -> Rollout:
         reward=float(reward) if reward is not None and np.isfinite(reward) else None,
         group_id=group_id,
         validation=slot.validation,
+        response_mask=output.response_mask,
+        weight_versions=versions,
     )

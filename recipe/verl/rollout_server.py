@@ -7,6 +7,7 @@ verl 0.9.1 drops them there. They are exact for each trajectory and survive a de
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -22,8 +23,8 @@ WORKER_EXTENSION = "redraft.recipe.verl.worker_extension.RedraftWorkerExtension"
 class EngineTap:
     """An `AsyncLLM` that remembers the speculation counters of each request that ends.
 
-    Everything but `generate` is the engine's own. A request's counters are kept until `counters` takes them or
-    the request fails.
+    Everything but `generate` and `pause_generation` is the engine's own. A request's counters are kept until
+    `counters` takes them or the request fails.
     """
 
     def __init__(self, engine: Any) -> None:
@@ -32,6 +33,19 @@ class EngineTap:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
+
+    async def pause_generation(
+        self, *, wait_for_inflight_requests: bool = False, mode: str | None = None, clear_cache: bool = True
+    ) -> None:
+        """Pause the engine, whichever way its vLLM wants to be told what becomes of running requests.
+
+        verl 0.9.1 passes `wait_for_inflight_requests`, which later vLLMs (0.32 is one) call `mode`.
+        """
+        if "mode" in inspect.signature(self._engine.pause_generation).parameters:
+            how: dict[str, Any] = {"mode": mode or ("wait" if wait_for_inflight_requests else "abort")}
+        else:
+            how = {"wait_for_inflight_requests": wait_for_inflight_requests or mode == "wait"}
+        await self._engine.pause_generation(clear_cache=clear_cache, **how)
 
     async def generate(self, *args: Any, request_id: str, **kwargs: Any) -> AsyncIterator[Any]:
         """Yield the engine's outputs."""

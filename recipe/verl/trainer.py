@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
-from verl.trainer.ppo.v1 import PPOTrainerSync
+from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync
 from verl.utils import tensordict_utils as tu
 from verl.utils.debug import marked_timer
 from verl.utils.import_utils import load_class_from_fqn
@@ -19,7 +19,7 @@ from redraft.errors import FailedPrecondition
 from redraft.recipe.verl.agent_loop import RedraftAgentLoopManager
 from redraft.recipe.verl.draft_servers import DraftServers
 from redraft.recipe.verl.options import MODES, Options, parse_options
-from redraft.recipe.verl.recorder import EPOCH
+from redraft.recipe.verl.recorder import EPOCH, now
 from redraft.recipe.verl.report import MetricsFile, Period, as_metrics
 from redraft.recipe.verl.rollout_server import engine_reports_requests, load_replica
 from redraft.recipe.verl.tally import Tally, merge_slots
@@ -57,6 +57,7 @@ class RedraftMixin:
         self._drafting = Drafting()
         self._publishing: dict[str, int] = {}
         self._pass: int | None = None
+        self._counted_until = 0.0
         self._engines, self._taps = Drafting(), False
         super().__init__(config)  # type: ignore[call-arg]
 
@@ -148,11 +149,19 @@ class RedraftMixin:
         before = self.train_dataloader_it
         batch = super()._fetch_one_gen_batch()  # type: ignore[misc]
         if self._pass is None:
-            self._pass = max(self.global_steps - 1, 0) // max(self.steps_per_epoch, 1)
+            self._pass = self._passes_before()
         elif self.train_dataloader_it is not before:
             self._pass += 1
         tu.assign_non_tensor_stack(batch, EPOCH, [self._pass] * len(batch))
         return batch
+
+    def _passes_before(self) -> int:
+        """Return how often the data was gone through before the first batch of this process."""
+        data = self.config.data
+        size = data.get("gen_batch_size") or data.train_batch_size
+        # An asynchronous trainer that resumes has prompts in flight, fetched for steps that it has not made.
+        fetched = max(self.global_steps - 1, 0) * data.train_batch_size + self._restored_tq_prompt_count  # type: ignore[attr-defined]
+        return int(fetched // max(len(self.train_dataloader) * size, 1))  # type: ignore[attr-defined]
 
     def _collect(self, flush_timeout: float = 0.0) -> None:
         """Take over what the agent loop workers counted since the last time."""
@@ -173,7 +182,9 @@ class RedraftMixin:
         return since
 
     def _ask_engines(self) -> Drafting | None:
-        servers = [s for r in self.llm_server_manager.get_replicas() for s in r.servers]  # type: ignore[attr-defined]
+        # verl's own list of all that generate: an asynchronous trainer has engines beside the actor's.
+        managers = self._rollout_server_managers()  # type: ignore[attr-defined]
+        servers = [s for m in managers for r in m.get_replicas() for s in r.servers]
         if not self._taps or not servers:
             return None
         try:
@@ -213,6 +224,10 @@ class RedraftMixin:
     ) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)  # type: ignore[misc]
         self._collect()
+        if self._train.started is not None:
+            # What an asynchronous trainer resumed was begun, and its time counted, in an earlier step.
+            self._train.started = max(self._train.started, self._counted_until)
+        self._counted_until = now()
         period = Period.of(self._train, self._drafting.add(self._take_drafting()))
         self._train, self._drafting = Tally(), Drafting()
         if period.tally.reward is None:
@@ -277,7 +292,17 @@ class RedraftTrainerSync(RedraftMixin, PPOTrainerSync):
     """verl's synchronous trainer with drafting."""
 
 
-TRAINERS: dict[str, type[RedraftMixin]] = dict(zip(MODES, (RedraftTrainerSync,), strict=True))
+class RedraftTrainerColocateAsync(RedraftMixin, PPOTrainerColocateAsync):
+    """verl's trainer that shares its devices with the engines and resumes what it aborts, with drafting."""
+
+
+class RedraftTrainerSeparateAsync(RedraftMixin, PPOTrainerSeparateAsync):
+    """verl's trainer with engines on devices of their own, with drafting."""
+
+
+TRAINERS: dict[str, type[RedraftMixin]] = dict(
+    zip(MODES, (RedraftTrainerSync, RedraftTrainerColocateAsync, RedraftTrainerSeparateAsync), strict=True)
+)
 """verl's `trainer.v1.trainer_mode` -> the trainer that replaces it; a further mode is added here and to MODES.
 
 A mode keeps its name: verl takes every mode but "sync" for an asynchronous one.

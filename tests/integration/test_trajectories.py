@@ -56,6 +56,21 @@ def test_a_published_trajectory_keeps_its_mask_and_versions(running, publisher, 
     store.close()
 
 
+def test_validation_shares_the_prompts_index_and_nothing_else(running, publisher):
+    out = publisher(running.address, run="run")
+    out.publish([trajectory(), trajectory(validation=True)])  # the same epoch, step and sample
+    assert out.flush(20)
+    assert out.stats().published == 2
+    store = SqliteHistory(running.config.data_directory, readonly=True)
+    assert sorted(group.validation for group in store.export(store.run("run"))) == [False, True]
+    store.close()
+    source = DraftSource([running.address], run="run")
+    source.prefetch(PROMPT)
+    assert source.wait(20)
+    assert source.get(PROMPT).num_responses == 2
+    source.close()
+
+
 def test_publishing_again_with_another_mask_or_version_replaces(running):
     def send(**changes) -> publish_pb2.GroupOutcome:
         response = publish_pb2.Response(token_ids=tokens_to_bytes(TEXT), **changes)

@@ -60,6 +60,8 @@ def stored() -> Callable[[Path, str], list[Rollout]]:
                     reward=response.reward,
                     group_id=group.group_id,
                     validation=group.validation,
+                    response_mask=None if response.context is None else ~response.context,
+                    weight_versions=response.versions,
                 )
                 for group in (store.export(record) if record is not None else ())
                 for response in group.responses

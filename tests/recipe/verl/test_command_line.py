@@ -32,7 +32,7 @@ folder = Path(recipe.__file__).parent / "config"
 for overrides in (
     ["redraft.addresses=[draft-server]"],
     ["trainer.use_v1=false"],
-    ["trainer.v1.trainer_mode=colocate_async"],
+    ["trainer.v1.trainer_mode=elastic"],
     ["actor_rollout_ref.rollout.name=sglang"],
     ["+actor_rollout_ref.rollout.engine_kwargs.vllm.speculative_config.method=ngram"],
     ["data.max_prompt_length=100", "data.max_response_length=100", "actor_rollout_ref.rollout.max_model_len=200"],

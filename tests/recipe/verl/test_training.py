@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +14,15 @@ import pytest
 
 from redraft.rollout import Rollout
 
+sys.path.insert(0, str(Path(__file__).parent))
+from training_runs import Run, arguments, lines_of, train, write_prompts
+
 pytestmark = [pytest.mark.verl, pytest.mark.vllm, pytest.mark.slow]
 
 PROMPTS, BATCH, SAMPLES, EPOCHS = 4, 2, 4, 3
 STEPS_PER_EPOCH = PROMPTS // BATCH
 LAST_SERVED_EPOCH = 1
 """The server is killed after this epoch."""
-TIMEOUT = 900.0
-
-
-@dataclass
-class Run:
-    """What a finished training left behind."""
-
-    status: int
-    log: str
-    lines: list[dict[str, Any]]
-    """The metrics file."""
-    recorded: list[dict[str, Any]]
-    """Rollouts as verl has them."""
-    history: list[Rollout]
-    """Rollouts as the server kept them."""
-    folder: Path
-
-    def of_kind(self, kind: str) -> list[dict[str, Any]]:
-        return [line for line in self.lines if line["kind"] == kind]
 
 
 @pytest.fixture(scope="module")
@@ -51,106 +32,26 @@ def run(
     stored: Callable[[Path, str], list[Rollout]],
 ) -> Run:
     folder = tmp_path_factory.mktemp("training")
-    write_prompts(folder)
-    environment = {
-        **os.environ,
-        "REDRAFT_TEST_RECORD": str(folder / "recorded.jsonl"),
-        "REDRAFT_STRICT": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-    command = [
-        sys.executable,
-        "-m",
-        "redraft.recipe.cpu.main_ppo",
-        *arguments(folder, make_tiny_model(sharpness=16.0)),
-    ]
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
-        try:
-            deadline = time.monotonic() + TIMEOUT
-            killed = False
-            while process.poll() is None:
-                assert time.monotonic() < deadline, (folder / "log").read_text(errors="replace")[-6000:]
-                if not killed and any(
-                    epoch_of(line) == LAST_SERVED_EPOCH for line in lines_of(folder / "metrics")
-                ):
-                    time.sleep(
-                        1.0
-                    )  # what was published before the line was written is on its way for milliseconds
-                    os.kill(int((folder / "data" / "lock").read_text()), signal.SIGKILL)
-                    killed = True
-                time.sleep(0.1)
-        finally:
-            process.kill()
-            process.wait()
-    return Run(
-        process.returncode,
-        (folder / "log").read_text(errors="replace"),
-        list(lines_of(folder / "metrics")),
-        list(lines_of(folder / "recorded.jsonl")),
-        stored(folder / "data", "tests/training"),
+    write_prompts(folder, PROMPTS, 0)  # the validation prompt is one of the training prompts
+    killed: list[int] = []
+
+    def kill_the_server_on_the_way() -> None:
+        if not killed and any(epoch_of(line) == LAST_SERVED_EPOCH for line in lines_of(folder / "metrics")):
+            # what was published before the line was written is on its way for milliseconds
+            time.sleep(1.0)
+            killed.append(int((folder / "data" / "lock").read_text()))
+            os.kill(killed[0], signal.SIGKILL)
+
+    command = arguments(
         folder,
+        make_tiny_model(sharpness=16.0),
+        batch=BATCH,
+        samples=SAMPLES,
+        trainer__total_epochs=EPOCHS,
+        trainer__test_freq=STEPS_PER_EPOCH,
+        redraft__export_dir=folder / "weights",
     )
-
-
-def arguments(folder: Path, model: Path) -> list[str]:
-    return [
-        f"data.train_files={folder}/train.parquet",
-        f"data.val_files={folder}/validation.parquet",
-        f"data.train_batch_size={BATCH}",
-        "data.max_prompt_length=32",
-        "data.max_response_length=32",
-        f"actor_rollout_ref.model.path={model}",
-        f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH}",
-        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
-        "actor_rollout_ref.actor.optim.lr=1e-5",
-        f"actor_rollout_ref.rollout.n={SAMPLES}",
-        "actor_rollout_ref.rollout.max_model_len=128",
-        "actor_rollout_ref.rollout.max_num_seqs=16",
-        "actor_rollout_ref.rollout.max_num_batched_tokens=512",
-        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
-        "reward.reward_manager.source=importlib",
-        f"reward.reward_manager.module.path={Path(__file__).with_name('recording_reward.py')}",
-        "reward.reward_manager.name=RecordingRewardManager",
-        f"trainer.total_epochs={EPOCHS}",
-        f"trainer.test_freq={STEPS_PER_EPOCH}",
-        "trainer.val_before_train=true",
-        "trainer.project_name=tests",
-        "trainer.experiment_name=training",
-        f"trainer.default_local_dir={folder}/checkpoints",
-        "redraft.num_speculative_tokens=4",
-        f"redraft.server.data_dir={folder}/data",
-        "redraft.server.restarts=0",
-        f"redraft.metrics_file={folder}/metrics",
-        f"redraft.export_dir={folder}/weights",
-        "redraft.flush_timeout=2",
-    ]
-
-
-def write_prompts(folder: Path) -> None:
-    """Write the data sets; the validation prompt is one of the training prompts."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    def row(i: int, split: str) -> dict[str, Any]:
-        return {
-            "data_source": "tests",
-            "prompt": [{"role": "user", "content": " ".join(f"t{10 * i + k + 2}" for k in range(8))}],
-            "ability": "none",
-            "reward_model": {"style": "rule", "ground_truth": ""},
-            "extra_info": {"split": split, "index": i},
-        }
-
-    pq.write_table(pa.Table.from_pylist([row(i, "train") for i in range(PROMPTS)]), folder / "train.parquet")
-    pq.write_table(pa.Table.from_pylist([row(0, "test")]), folder / "validation.parquet")
-
-
-def lines_of(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the complete lines of a JSON lines file that may still be written."""
-    if path.exists():
-        for line in path.read_text().splitlines(keepends=True):
-            if line.endswith("\n"):
-                yield json.loads(line)
+    return train(folder, command, stored, kill_the_server_on_the_way)
 
 
 def epoch_of(line: dict[str, Any]) -> int | None:
@@ -193,6 +94,18 @@ def test_validation_is_marked_and_epochs_go_over_the_same_prompts(run: Run) -> N
     }
     assert len(by_epoch[0]) == PROMPTS
     assert by_epoch[0] == by_epoch[1]
+
+
+def test_validation_drafts_from_what_training_and_earlier_validations_wrote(run: Run) -> None:
+    first, second = run.of_kind("validation")[:2]
+    assert first["by_source"].get("history", {}).get("drafted", 0) == 0
+    assert second["by_source"]["history"]["drafted"] > 0
+
+
+def test_a_synchronous_step_is_written_by_the_weights_of_the_step_before(run: Run) -> None:
+    for rollout in run.history:
+        version = rollout.step if rollout.validation else rollout.step - 1
+        assert rollout.weight_versions == (version, version)
 
 
 def test_history_is_drafted_from_in_the_second_epoch(run: Run) -> None:

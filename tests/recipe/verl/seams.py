@@ -1,0 +1,384 @@
+"""Our classes over verl's own: what they override is there, takes the same arguments and is called. Prints JSON.
+
+Run as a process of its own: verl and Ray stay out of pytest's. {check: "ok" or what went wrong}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import traceback
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from redraft.recipe.cpu.environment import activate
+
+activate()
+
+import numpy as np  # noqa: E402
+from verl import DataProto  # noqa: E402
+from verl.experimental.agent_loop import AgentLoopManager, AgentLoopWorker  # noqa: E402
+from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput  # noqa: E402
+from verl.trainer.ppo.v1 import trainer_base  # noqa: E402
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ  # noqa: E402
+from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient  # noqa: E402
+from verl.workers.rollout.replica import TokenOutput  # noqa: E402
+from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer  # noqa: E402
+
+from redraft.recipe.verl.agent_loop import worker_class  # noqa: E402
+from redraft.recipe.verl.attempts import close_trajectory, open_trajectory  # noqa: E402
+from redraft.recipe.verl.batch_agent_loop import (  # noqa: E402
+    RecordingManager,
+    RecordingWorker,
+    fully_async_manager,
+)
+from redraft.recipe.verl.llm_client import NotingAsyncClient, NotingClient, noting  # noqa: E402
+from redraft.recipe.verl.options import MODES  # noqa: E402
+from redraft.recipe.verl.rollout_server import EngineTap, RedraftHttpServer  # noqa: E402
+from redraft.recipe.verl.tally import SPEC_KEYS  # noqa: E402
+from redraft.recipe.verl.trainer import TRAINERS, RedraftMixin  # noqa: E402
+
+OWN = {"redraft_close", "redraft_stats", "redraft_collect", "redraft_warm_up"}
+
+
+def overrides(ours: type, verls: type, *, only: Callable[[str], bool] = lambda name: True) -> set[str]:
+    """Check that what `ours` overrides of `verls` takes what verl's callers pass; return the names."""
+    found = set()
+    for name, method in vars(ours).items():
+        if not inspect.isfunction(method) or name == "__init__" or not hasattr(verls, name) or not only(name):
+            continue
+        found.add(name)
+        mine = inspect.signature(method).parameters
+        theirs = inspect.signature(getattr(verls, name)).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in [*mine.values(), *theirs.values()]):
+            continue
+        assert list(mine) == list(theirs), f"{ours.__name__}.{name}{tuple(mine)} is not {tuple(theirs)}"
+    return found
+
+
+def every_v1_mode_has_a_trainer_over_verls_own() -> None:
+    assert set(MODES) == set(trainer_base.TRAINER_REGISTRY)
+    for mode, ours in TRAINERS.items():
+        verls = trainer_base.TRAINER_REGISTRY[mode]
+        assert issubclass(ours, verls)
+        assert ours.__mro__.index(RedraftMixin) < ours.__mro__.index(verls)
+        names = overrides(RedraftMixin, verls)
+        assert names >= {
+            "_init_dataloader",
+            "_fetch_one_gen_batch",
+            "_build_replay_buffer",
+            "_load_checkpoint",
+            "_validate",
+            "on_step_end",
+            "_compute_metrics",
+        }, names
+        for name in names - {"_ends_epoch"}:  # verl's hook runs too
+            source = inspect.getsource(getattr(RedraftMixin, name))
+            assert f"super().{name}(" in source, name
+        assert callable(verls._rollout_server_managers)
+
+
+def the_agent_loop_workers_override_verls_methods() -> None:
+    base: Any = AgentLoopWorkerTQ.__ray_actor_class__
+    wanted = {"_run_agent_loop", "_agent_loop_postprocess"}
+    assert overrides(worker_class(), base) == wanted
+    assert overrides(RecordingWorker, AgentLoopWorker) == wanted
+    assert overrides(RedraftHttpServer, vLLMHttpServer) == {
+        "_get_worker_extension_cls",
+        "run_server",
+        "generate",
+    }
+
+
+class Server:
+    """Stands for the Ray handle of an engine: answers from a list, and notes what it was asked."""
+
+    def __init__(self, *outputs: TokenOutput) -> None:
+        self.outputs, self.asked = list(outputs), []
+        self.generate = SimpleNamespace(remote=self._generate)
+
+    async def _generate(self, **request: Any) -> TokenOutput:
+        self.asked.append(request)
+        return self.outputs.pop(0)
+
+
+def output(
+    tokens: list[int], version: int, counters: tuple[int, int, int] | None, reason: str
+) -> TokenOutput:
+    fields: dict[str, Any] = {"global_steps": version}
+    if counters is not None:
+        fields.update(zip(SPEC_KEYS, counters, strict=True))
+    return TokenOutput(
+        token_ids=tokens, log_probs=[0.0] * len(tokens), stop_reason=reason, extra_fields=fields
+    )
+
+
+def client_of(verls: type[LLMServerClient], server: Server) -> Any:
+    rollout = SimpleNamespace(name="vllm", response_length=16, full_determinism=False)
+    config = SimpleNamespace(actor_rollout_ref=SimpleNamespace(rollout=rollout))
+    client = noting(verls(config))
+
+    async def acquire(request_id: str, **extra: Any) -> tuple[str, Server]:
+        return "server", server
+
+    client._acquire_server = acquire
+    client._release_server = lambda *args, **kwargs: None
+    return client
+
+
+def an_aborted_request_is_resumed_and_every_attempt_noted() -> None:
+    server = Server(
+        output([7, 8], 3, None, "aborted"),
+        output([], 3, None, "aborted"),
+        output([9, 0], 4, (6, 1, 1), "completed"),
+    )
+    client = client_of(FullyAsyncLLMServerClient, server)
+    assert type(client) is NotingAsyncClient
+
+    async def go() -> tuple[TokenOutput, list[Any]]:
+        open_trajectory()
+        told = await client.generate("r", prompt_ids=[1, 2], sampling_params={"temperature": 1.0})
+        return told, close_trajectory()
+
+    told, attempts = asyncio.run(go())
+    assert told.token_ids == [7, 8, 9, 0]
+    assert [request["prompt_ids"] for request in server.asked] == [[1, 2], [1, 2, 7, 8], [1, 2, 7, 8]]
+    assert [(a.tokens, a.version, a.counters) for a in attempts] == [
+        (2, 3, None),
+        (0, 3, None),
+        (2, 4, (6, 1, 1)),
+    ]
+    assert told.extra_fields["min_global_steps"] == 3
+    assert told.extra_fields["max_global_steps"] == 4
+
+
+def a_plain_client_notes_each_turn() -> None:
+    server = Server(output([7], 3, (1, 0, 1), "completed"), output([8], 3, (2, 2, 1), "completed"))
+    client = client_of(LLMServerClient, server)
+    assert type(client) is NotingClient
+
+    async def turn(attempts_of: list[Any]) -> None:
+        for prompt in ([1], [1, 7, 5]):
+            await client.generate("r", prompt_ids=prompt, sampling_params={})
+        attempts_of.extend(close_trajectory())
+
+    async def go() -> list[list[Any]]:
+        open_trajectory()
+        seen: list[Any] = []
+        await asyncio.create_task(turn(seen))  # agent loops may start tasks
+        return [seen, close_trajectory()]
+
+    seen, mine = asyncio.run(go())
+    assert [a.counters for a in mine] == [(1, 0, 1), (2, 2, 1)]
+    assert seen == mine
+
+
+def an_engine_is_paused_in_its_own_words() -> None:
+    calls: list[dict[str, Any]] = []
+
+    class Newer:
+        async def pause_generation(self, *, mode: str = "abort", clear_cache: bool = True) -> None:
+            calls.append({"mode": mode, "clear_cache": clear_cache})
+
+    class Older:
+        async def pause_generation(
+            self, *, wait_for_inflight_requests: bool = False, clear_cache: bool = True
+        ) -> None:
+            calls.append({"wait": wait_for_inflight_requests, "clear_cache": clear_cache})
+
+    for engine in (Newer(), Older()):
+        for wait in (False, True):
+            asyncio.run(EngineTap(engine).pause_generation(wait_for_inflight_requests=wait, clear_cache=wait))
+    assert calls == [
+        {"mode": "abort", "clear_cache": False},
+        {"mode": "wait", "clear_cache": True},
+        {"wait": False, "clear_cache": False},
+        {"wait": True, "clear_cache": True},
+    ]
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    assert {"mode", "clear_cache"} <= set(inspect.signature(AsyncLLM.pause_generation).parameters)
+
+
+def batch(uid: str, rows: int, **meta: Any) -> DataProto:
+    prompts = np.array(
+        [[{"role": "user", "content": f"p{i // 2}"}] for i in range(rows)] + [None], dtype=object
+    )
+    return DataProto(
+        batch=None,
+        non_tensor_batch={"raw_prompt": prompts[:-1], "uid": np.array([uid] * rows, dtype=object)},
+        meta_info=meta,
+    )
+
+
+def a_batch_trainers_rows_are_named_before_they_are_split() -> None:
+    session = {"steps_per_epoch": 3}
+    manager = RecordingManager.__new__(RecordingManager)
+    manager.config = SimpleNamespace(redraft=SimpleNamespace(session=session))
+    prompts = batch("u", 6, global_steps=5)
+    manager.mark(prompts, 5)
+    columns = prompts.non_tensor_batch
+    assert columns["redraft_sample"].tolist() == [0, 1, 0, 1, 0, 1]
+    assert columns["redraft_step"].tolist() == [5] * 6
+    assert columns["redraft_epoch"].tolist() == [1] * 6
+    assert issubclass(RecordingManager, AgentLoopManager)
+
+
+class Noted:
+    """Stands for the recorder."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def record(self, *arguments: Any) -> None:
+        self.calls.append(arguments)
+
+
+def a_batch_trainers_worker_records_through_verls_own_loop() -> None:
+    worker = RecordingWorker.__new__(RecordingWorker)
+    worker._redraft = Noted()
+    worker.config = worker.tokenizer = worker.processor = worker.llm_client = worker.dataset_cls = None
+    worker.hf_model_type, worker.tools = None, []
+    worker.config = SimpleNamespace(data={})
+    ran: dict[str, Any] = {}
+
+    class Loop:
+        """Stands for an agent loop."""
+
+        async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+            ran.update(kwargs)
+            return AgentLoopOutput(
+                prompt_ids=[1], response_ids=[2, 0], response_mask=[1, 1], metrics=AgentLoopMetrics()
+            )
+
+    async def padded(self: Any, output: AgentLoopOutput, validate: bool, **kwargs: Any) -> str:
+        assert "redraft_loop" not in kwargs
+        output.reward_score = 0.5
+        return "padded"
+
+    from verl.experimental.agent_loop import agent_loop as module
+
+    module._agent_loop_registry["stand_in"] = {}
+    kept = module.hydra.utils.instantiate, AgentLoopWorker._agent_loop_postprocess
+    module.hydra.utils.instantiate = lambda **_: Loop()
+    AgentLoopWorker._agent_loop_postprocess = padded
+    try:
+        told = asyncio.run(
+            worker._run_agent_loop(
+                {},
+                {"step": 7, "sample_index": 0, "rollout_n": 2, "validate": True},
+                agent_name="stand_in",
+                trace=False,
+                uid="u",
+                raw_prompt=[],
+                redraft_sample=np.int64(1),
+                redraft_step=np.int64(7),
+                redraft_epoch=np.int64(2),
+            )
+        )
+    finally:
+        module.hydra.utils.instantiate, AgentLoopWorker._agent_loop_postprocess = kept
+    assert told == "padded"
+    ((outputs, validate, fields, times, attempts),) = worker._redraft.calls
+    assert [o.reward_score for o in outputs] == [0.5]
+    assert validate is True
+    assert fields == {"uid": "u", "session_id": 1, "global_steps": 7, "redraft_epoch": 2}
+    assert times[0] <= times[1]
+    assert attempts == []
+
+
+def the_fully_async_manager_names_single_samples() -> None:
+    from verl.experimental.fully_async_policy.fully_async_rollouter import FullyAsyncAgentLoopManager
+
+    ours = fully_async_manager(FullyAsyncAgentLoopManager)
+    asked: list[DataProto] = []
+
+    class Worker:
+        """Stands for the Ray handle of an agent loop worker."""
+
+        def __init__(self) -> None:
+            self.generate_sequences = SimpleNamespace(remote=self._remote)
+
+        def _remote(self, prompts: DataProto) -> Any:
+            import concurrent.futures
+
+            asked.append(prompts)
+            done: concurrent.futures.Future[str] = concurrent.futures.Future()
+            done.set_result("rolled out")
+            return SimpleNamespace(future=lambda: done)
+
+    manager = ours.__new__(ours)
+    manager.config = SimpleNamespace(redraft=SimpleNamespace(session={}), skip=None)
+    manager.agent_loop_workers = [Worker()]
+    told = asyncio.run(manager.generate_sequences_single(batch("uid_sample_2_41", 2)))
+    assert told == "rolled out"
+    columns = asked[0].non_tensor_batch
+    assert columns["redraft_epoch"].tolist() == [2, 2]
+    assert columns["redraft_step"].tolist() == [41, 41]
+    assert columns["redraft_sample"].tolist() == [0, 1]
+
+
+def shared_memory_takes_every_weight_across() -> None:
+    import torch
+    from verl.checkpoint_engine.base import CheckpointEngine, CheckpointEngineRegistry
+
+    from redraft.recipe.cpu.checkpoint_engine import SharedMemoryEngine
+
+    engine_class = CheckpointEngineRegistry.get("shared_memory")
+    assert engine_class is SharedMemoryEngine
+    overrides(SharedMemoryEngine, CheckpointEngine)
+    actors = [engine_class(bucket_size=1, is_master=True), engine_class(bucket_size=1)]
+    engines = [engine_class(bucket_size=1), engine_class(bucket_size=1)]
+    metadata = [engine.prepare() for engine in [*actors, *engines]]
+    sides = engine_class.build_topology(2, 2, metadata)
+    for side, kwargs in zip((actors, engines), sides, strict=True):
+        for i, engine in enumerate(side):
+            engine.init_process_group(**{name: values[i] for name, values in kwargs.items()})
+    tied = torch.arange(6.0).reshape(2, 3)
+    weights = {"embed": tied, "head": tied, "bias": torch.ones(2, dtype=torch.bfloat16)}
+
+    async def receive(engine: Any) -> dict[str, torch.Tensor]:
+        return {name: weight async for name, weight in engine.receive_weights(global_steps=1)}
+
+    async def go() -> list[Any]:
+        sent = [engine.send_weights(iter(weights.items()), global_steps=1) for engine in actors]
+        return await asyncio.gather(*map(receive, engines), *sent)
+
+    for received in asyncio.run(go())[:2]:
+        assert received.keys() == weights.keys()
+        assert all(torch.equal(received[name], weight) for name, weight in weights.items())
+    folder = actors[0]._folder
+    for engine in [*actors, *engines]:
+        engine.finalize()
+    assert not folder.exists()
+
+
+CHECKS: list[Callable[[], None]] = [
+    every_v1_mode_has_a_trainer_over_verls_own,
+    the_agent_loop_workers_override_verls_methods,
+    an_aborted_request_is_resumed_and_every_attempt_noted,
+    a_plain_client_notes_each_turn,
+    an_engine_is_paused_in_its_own_words,
+    a_batch_trainers_rows_are_named_before_they_are_split,
+    a_batch_trainers_worker_records_through_verls_own_loop,
+    the_fully_async_manager_names_single_samples,
+    shared_memory_takes_every_weight_across,
+]
+
+
+def main() -> None:
+    """Run all checks."""
+    results = {}
+    for check in CHECKS:
+        try:
+            check()
+            results[check.__name__] = "ok"
+        except Exception:
+            results[check.__name__] = traceback.format_exc()
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
