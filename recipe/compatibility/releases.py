@@ -119,7 +119,11 @@ VERL = Product(
     "verl",
     "REDRAFT_ALLOW_UNTESTED_VERL",
     (
-        Release("0.9.0", READ, "synchronous trainer"),
+        Release(
+            "0.9.0",
+            UNSUPPORTED,
+            "its trainers tell neither all engines (_rollout_server_managers) nor what a resumed run has in flight",
+        ),
         Release("0.9.1", RUN, "what the tests and the demo run"),
     ),
     series=False,

@@ -7,6 +7,7 @@ from redraft.recipe.compatibility.contracts import Contract
 _BASE = "verl/trainer/ppo/v1/trainer_base.py"
 _LOOPS = "verl/experimental/agent_loop/agent_loop.py"
 _LOOPS_V1 = "verl/trainer/ppo/v1/agent_loop_tq.py"
+_CLIENT = "verl/workers/rollout/llm_server.py"
 _SERVER = "verl/workers/rollout/vllm_rollout/vllm_async_server.py"
 
 OVERRIDDEN: tuple[Contract, ...] = (
@@ -101,6 +102,47 @@ OVERRIDDEN: tuple[Contract, ...] = (
         parameters=("prompts",),
     ),
     Contract(
+        _LOOPS,
+        "AgentLoopWorker._agent_loop_postprocess",
+        "as the V1 worker's, for trainers that hand out batches",
+        {"4bc54b212d6dcff4": "0.9.0", "888c93be87d846eb": "0.9.1"},
+        parameters=("output", "validate"),
+    ),
+    Contract(
+        _LOOPS,
+        "AgentLoopManager.generate_sequences",
+        "rolls a batch out; further columns reach the agent loops",
+        {"9454feb3de3c98f2": "0.9.0"},
+        parameters=("prompts",),
+    ),
+    Contract(
+        "verl/experimental/fully_async_policy/fully_async_rollouter.py",
+        "FullyAsyncAgentLoopManager.generate_sequences_single",
+        "rolls one prompt's samples out",
+        {"fbfe1d1620bd3cbd": "0.9.0"},
+        parameters=("prompts",),
+    ),
+    Contract(
+        _CLIENT,
+        "LLMServerClient.generate",
+        "one request to an engine; returns its TokenOutput",
+        {"0c5b6584a55a23a5": "0.9.0", "fc5e46cd2b77a0b7": "0.9.1"},
+        parameters=("request_id",),
+    ),
+    Contract(
+        _CLIENT,
+        "FullyAsyncLLMServerClient.generate",
+        "resumes aborted requests, each attempt a call of the next class's `generate`",
+        {"61bb664a51135b40": "0.9.0", "352899b3136d0bf4": "0.9.1"},
+        parameters=("request_id",),
+    ),
+    Contract(
+        "verl/checkpoint_engine/base.py",
+        "CheckpointEngine",
+        "what a way to hand weights over must answer (cpu.checkpoint_engine)",
+        {"ec10315afbd0e22d": "0.9.0"},
+    ),
+    Contract(
         _SERVER,
         "vLLMHttpServer._get_worker_extension_cls",
         "names the worker extension, which is verl's own without quantization",
@@ -148,10 +190,13 @@ RELIED_ON: tuple[Contract, ...] = (
         "PPOTrainer",
         "what the trainers' mixin reads",
         members=(
+            "_restored_tq_prompt_count",
+            "_rollout_server_managers",
             "agent_loop_manager",
             "actor_rollout_wg",
             "global_steps",
             "llm_server_manager",
+            "train_dataloader",
             "steps_per_epoch",
             "timing_raw",
             "tokenizer",

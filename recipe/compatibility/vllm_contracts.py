@@ -18,6 +18,34 @@ PATCHED: tuple[Contract, ...] = (
         parameters=("scheduler_output",),
     ),
     Contract(
+        _RUNNER,
+        "GPUModelRunner._prepare_inputs",
+        "patched (vllm.plain_steps): where it looks at `self.speculative_config` (0.32 and later) it does so only to"
+        " decide whether a step has drafts to verify; without, the step's metadata is None",
+        {
+            "cf1af915a7374c7b": "0.24.0",
+            "21285d4337b54e5d": "0.25.0",
+            "7e565a200cb04974": "0.28.0",
+            "176358fee97c52e5": "0.29.0",
+            "c137fd59f52e00d4": "0.30.0",
+            "cc8908ff0d50bc06": "0.32.0",
+        },
+        parameters=("scheduler_output",),
+    ),
+    Contract(
+        _RUNNER,
+        "GPUModelRunner.take_draft_token_ids",
+        "patched (vllm.plain_steps): None where there is no draft; rows of drafts may differ in length and be empty",
+        {"99e9382ac2d6c80c": "0.24.0"},
+    ),
+    Contract(
+        _SAMPLER,
+        "apply_sampling_constraints",
+        "patched on CPUs (vllm.cpu_sampler): a module-level function that the sampler calls by name",
+        {"f9419a1eb9b3ad08": "0.24.0"},
+        parameters=("logits", "cu_num_draft_tokens", "sampling_metadata"),
+    ),
+    Contract(
         _SAMPLER,
         "expand_batch_to_tokens",
         "patched on CPUs (vllm.cpu_sampler): a module-level function that the sampler calls by name",
@@ -64,9 +92,10 @@ RELIED_ON: tuple[Contract, ...] = (
     ),
     Contract(
         _RUNNER,
-        "GPUModelRunner.take_draft_token_ids",
-        "rows of drafts may differ in length and be empty",
-        {"99e9382ac2d6c80c": "0.24.0"},
+        "GPUModelRunner._sample",
+        "without verification metadata the plain sampler samples, with it the rejection sampler",
+        {"f10b2982abd48ae2": "0.24.0"},
+        parameters=("logits", "spec_decode_metadata"),
     ),
     Contract(
         _RUNNER,
@@ -266,6 +295,12 @@ RELIED_ON: tuple[Contract, ...] = (
         "AsyncLLM.generate",
         "verl.rollout_server listens in on it",
         parameters=("prompt", "sampling_params", "request_id"),
+    ),
+    Contract(
+        "vllm/v1/engine/async_llm.py",
+        "AsyncLLM.pause_generation",
+        "verl.rollout_server tells it what becomes of running requests, as `mode` where it takes that",
+        parameters=("mode", "clear_cache"),
     ),
     Contract(
         "vllm/v1/engine/async_llm.py",

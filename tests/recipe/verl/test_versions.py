@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from redraft.errors import FailedPrecondition
@@ -14,7 +16,10 @@ from redraft.recipe.compatibility.wheels import installed_reader
 def test_listed_versions_are_accepted_and_others_refused(monkeypatch):
     monkeypatch.delenv(VERL.override, raising=False)
     for release in VERL.releases:
-        if release.checked != UNSUPPORTED:
+        if release.checked == UNSUPPORTED:
+            with pytest.raises(FailedPrecondition, match=re.escape(release.note)):
+                VERL.check(release.version)
+        else:
             VERL.check(release.version)
     for version in ("0.8.0", "0.9.7", "0.10.0"):
         with pytest.raises(FailedPrecondition, match=rf"^verl {version}: .*{VERL.override}=1"):
