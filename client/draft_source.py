@@ -16,6 +16,7 @@ import numpy.typing as npt
 import tenacity
 
 from redraft._core import FrozenIndex
+from redraft.at_exit import close_at_exit
 from redraft.client.channels import RETRYABLE, Channels, run_message
 from redraft.client.credentials import Credentials
 from redraft.client.index_stream import assemble
@@ -149,6 +150,7 @@ class DraftSource:
         self._said: set[str] = set()
         self._calls: dict[str, Any] = {}
         self._shards.start()
+        close_at_exit(self)
 
     def prefetch(self, prompt_token_ids: Sequence[int] | Int32Array) -> None:
         """Ask for a prompt's index in the background, unless that is under way; returns at once.

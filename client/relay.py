@@ -7,13 +7,11 @@ is appended to the group's live index as it arrives.
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import logging
 import secrets
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from redraft._core import LiveIndex
+from redraft.at_exit import close_at_exit
 from redraft.client.channels import run_message
 from redraft.client.credentials import Credentials
 from redraft.client.relay_groups import RelayedGroup, Sibling
@@ -69,16 +68,6 @@ class RelayStats:
     """Servers connected now."""
     last_error: str
     """Message of the newest failure; empty when there was none."""
-
-
-_open: weakref.WeakSet[Relay] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    """Stop what runs in the background: a thread that is in the core when Python ends takes the process down."""
-    for relay in list(_open):
-        relay.close()
 
 
 class Relay:
@@ -138,7 +127,7 @@ class Relay:
         self._links = {address: RelayLink(self, address) for address in self._addresses}
         self._pump_thread = threading.Thread(target=self._pump, name="redraft-relay", daemon=True)
         self._pump_thread.start()
-        _open.add(self)
+        close_at_exit(self)
 
     def begin(
         self,

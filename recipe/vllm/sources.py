@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from redraft._core import FrozenIndex
+from redraft.at_exit import close_at_exit
 from redraft.recipe.vllm.responses import EndedResponses
 from redraft.rollout import prompt_key
 
@@ -68,6 +69,7 @@ class EmbeddedHistory:
         self._todo: queue.SimpleQueue[Int32Array | None] = queue.SimpleQueue()
         self._builder = threading.Thread(target=self._build_all, name="redraft-build", daemon=True)
         self._builder.start()
+        close_at_exit(self)
 
     @property
     def arrivals(self) -> int:
