@@ -32,6 +32,7 @@ from redraft.vocabulary import Vocabulary
 from redraft.wire import tokens_to_bytes
 
 _SERVICE = "/redraft.v1.DraftService/"
+_FILLING_TURNS = 18  # finished responses of 2,000 tokens, more than a stream keeps
 _INDEX_TOKENS = 240_000  # of the fetched prompt: an index of about 3 MB
 _LIMITS = ("--max-peer-call-rate", "1000000", "--max-calls", "1024", "--max-peer-calls", "1024")
 
@@ -52,8 +53,8 @@ class Sizes:
     """Size of the history that a restarted server opens, in bytes."""
     streams: int = 256
     """Draft streams held open."""
-    hold_seconds: float = 45.0
-    """How long they are held, in seconds."""
+    hold_seconds: float = 30.0
+    """How long they are held once each keeps as much as a stream may, in seconds."""
     fetch_seconds: float = 3.0
     """How long an index is fetched again and again, in seconds."""
     relay_groups: int = 64
@@ -96,8 +97,10 @@ class Result:
     """From the start of a process on a history that a killed one left to its answer that it serves."""
     restart_history_bytes: int | None = None
     streams: int | None = None
+    streams_bytes: int | None = None
+    """Resident memory while they are held, median."""
     streams_growth_bytes: int | None = None
-    """By how much resident memory grew in the second half of holding the streams."""
+    """By how much it grew while they were held: median of the last quarter less that of the first."""
     relay_ms_p99: float | None = None
     """From a sibling's token sent to usable on the other worker, in ms."""
     sizes: dict[str, Any] = field(default_factory=dict)
@@ -213,10 +216,10 @@ def measure_streams(sizes: Sizes, result: Result, _groups: Sequence[Group]) -> N
         with _channel(server) as channel:
             _publish(channel.stream_unary(_SERVICE + "PublishRollouts"), list(rpc_load.messages(groups)))
         levels = asyncio.run(_hold(server, groups, sizes))
-    half = len(levels) // 2
-    result.streams = sizes.streams
+    quarter = max(len(levels) // 4, 1)
+    result.streams, result.streams_bytes = sizes.streams, int(statistics.median(levels))
     result.streams_growth_bytes = int(
-        statistics.median(levels[-3:]) - statistics.median(levels[half : half + 3])
+        statistics.median(levels[-quarter:]) - statistics.median(levels[:quarter])
     )
 
 
@@ -236,25 +239,49 @@ PARTS: dict[str, Callable[[Sizes, Result, Sequence[Group]], None]] = {
 }
 
 
+class _Gate:
+    """Opens once `expected` tasks have arrived at it."""
+
+    def __init__(self, expected: int) -> None:
+        self._expected = expected
+        self.open = asyncio.Event()
+
+    async def arrive(self) -> None:
+        self._expected -= 1
+        if not self._expected:
+            self.open.set()
+        await self.open.wait()
+
+
 async def _hold(server: ServerProcess, groups: Sequence[Group], sizes: Sizes) -> list[int]:
-    """Return the server's resident memory, sampled while the streams are open."""
+    """Return the server's resident memory, sampled while the streams are open.
+
+    A stream keeps finished groups for later siblings, up to a limit. So each first works through that many without
+    a pause, and is held, at an engine's pace, once it cannot keep more: growth from there on would be a leak.
+    """
     stop = asyncio.Event()
+    # Python's gRPC takes new streams slowly while open ones keep it busy: first all are opened, then all are filled.
+    opened, filled = _Gate(sizes.streams), _Gate(sizes.streams)
 
     async def work(stub: Any, number: int) -> None:
         call = stub()
         request = drafting_pb2.DraftRequest(run=common_pb2.Run(name=rpc_load.RUN))
         turn = 0
         while not stop.is_set():
+            if turn == 1:
+                await opened.arrive()
+            elif turn == _FILLING_TURNS:
+                await filled.arrive()
             group = groups[(number + turn) % len(groups)]
             request.open.add(id=turn, prompt=rpc_load.prompt_message(group.prompt))
             text = group.responses[turn % len(group.responses)]
-            # More tokens at a time than a step brings, so that what a stream may keep is reached soon.
             for at in range(0, len(text), 500):
                 request.advance.add(id=turn, token_ids=tokens_to_bytes(text[at : at + 500]), horizon=8)
                 await call.write(request)
                 await call.read()
                 request = drafting_pb2.DraftRequest()
-                await asyncio.sleep(0.25)
+                if turn >= _FILLING_TURNS:
+                    await asyncio.sleep(0.25)
                 if stop.is_set():
                     break
             request.close.append(turn)
@@ -271,6 +298,12 @@ async def _hold(server: ServerProcess, groups: Sequence[Group], sizes: Sizes) ->
             response_deserializer=drafting_pb2.DraftResponse.FromString,
         )
         tasks = [asyncio.create_task(work(stub, number)) for number in range(sizes.streams)]
+        # A stream that fails ends its task, and the others would wait for it for ever.
+        await asyncio.wait(
+            [asyncio.create_task(filled.open.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED
+        )
+        if not filled.open.is_set():
+            await asyncio.gather(*(task for task in tasks if task.done()))
         deadline = time.perf_counter() + sizes.hold_seconds
         while time.perf_counter() < deadline:
             await asyncio.sleep(sizes.hold_seconds / 40)

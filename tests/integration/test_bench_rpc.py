@@ -28,6 +28,7 @@ def test_all_figures_are_there_with_their_origin():
         "relay_ms_p99",
     ):
         assert figures[name] > 0, name
+    assert figures["streams_bytes"] > abs(figures["streams_growth_bytes"])
     assert figures["fetch_index_bytes"] > 2_500_000
     assert figures["ingest_tokens"] == 3 * 16_000
     assert figures["machine"]["cores"] >= 1

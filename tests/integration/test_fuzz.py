@@ -11,13 +11,14 @@ import time
 
 import grpc
 
-from redraft.v1 import drafting_pb2, index_pb2, publish_pb2, stats_pb2
+from redraft.v1 import drafting_pb2, index_pb2, publish_pb2, relay_pb2, stats_pb2
 
 SECONDS = float(os.environ.get("REDRAFT_FUZZ_SECONDS", "3"))
 CALLS = {
     "PublishRollouts": publish_pb2.PublishRolloutsRequest,
     "FetchIndex": index_pb2.FetchIndexRequest,
     "Draft": drafting_pb2.DraftRequest,
+    "RelayLive": relay_pb2.RelayRequest,
     "ReportAcceptance": stats_pb2.ReportAcceptanceRequest,
     "GetStats": stats_pb2.GetStatsRequest,
     "Forget": publish_pb2.ForgetRequest,
@@ -76,12 +77,12 @@ def outcome(call, messages: list[bytes]) -> tuple[str, str]:
 def test_random_messages_never_reach_beyond_their_call(start):
     running = start(build_ahead=0.01)
     rng = random.Random(int(os.environ.get("REDRAFT_FUZZ_SEED", "1")))
-    seen: dict[str, int] = {}
+    seen: dict[str, set[str]] = {}
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         name = rng.choice(list(CALLS))
         call = running.channel.stream_stream(f"/redraft.v1.DraftService/{name}")
-        count = rng.choice((0, 1, 1, 2, 4)) if name in ("PublishRollouts", "Draft") else 1
+        count = rng.choice((0, 1, 1, 2, 4)) if name in ("PublishRollouts", "Draft", "RelayLive") else 1
         messages = [fill(CALLS[name](), rng).SerializeToString() for _ in range(count)]
         if messages and rng.random() < 0.05:
             messages[0] = rng.randbytes(40)
@@ -91,6 +92,7 @@ def test_random_messages_never_reach_beyond_their_call(start):
         status, details = outcome(call, messages)
         if not garbage:
             assert status not in ("INTERNAL", "UNKNOWN", "DEADLINE_EXCEEDED"), (name, details, messages)
-        seen[status] = seen.get(status, 0) + 1
-    assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND"} <= set(seen)
+        seen.setdefault(name, set()).add(status)
+    assert set(seen) == set(CALLS)
+    assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND"} <= set().union(*seen.values())
     assert running.stub.GetStats(stats_pb2.GetStatsRequest(), timeout=20).server.version

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from redraft.client import AcceptanceReporter, Counters, DraftClient
+from redraft.client import AcceptanceReporter, Counters, DraftClient, choose
 from redraft.errors import AlreadyExists, FailedPrecondition, Unavailable
 from redraft.server import ServerConfig, create_server
 from redraft.v1 import index_pb2, service_pb2_grpc, stats_pb2
@@ -70,17 +70,22 @@ def test_fetched_indexes_keep_serving_after_the_server_died(process, publisher, 
     assert drafts.get(group()[0].prompt_token_ids).num_responses == 4
 
 
-def test_a_dead_shard_costs_only_its_own_prompts(start, publisher, source, rollout):
+def test_a_dead_shard_costs_only_its_own_prompts(start, publisher, source, rollout, eventually):
     running = start()
     addresses = [running.address, f"127.0.0.1:{free_port()}"]
-    publish, _drafts = publisher(*addresses), source(*addresses)
-    publish.publish([rollout(prompt) for prompt in range(30)])
-    assert not publish.flush(1.0)
-    stats = publish.stats()
-    assert stats.published > 0
-    assert stats.published + stats.pending == 30
+    publish, drafts = publisher(*addresses), source(*addresses)
+    rollouts = [rollout(prompt) for prompt in range(30)]
+    served = [each for each in rollouts if choose(addresses, each.key) == running.address]
+    publish.publish(rollouts)
+    eventually(lambda: publish.stats().published == len(served) and publish.stats().retries > 0)
+    assert publish.stats().pending == 30 - len(served)
+    for each in rollouts:
+        drafts.prefetch(each.prompt_token_ids)
+    eventually(lambda: drafts.stats().fetched == len(served) and drafts.stats().unavailable > 0)
+    assert all(drafts.get(each.prompt_token_ids) is not None for each in served)
+    assert 0 < len(served) < 30
     publish.close(timeout=0.0)
-    assert publish.stats().dropped == stats.pending
+    assert publish.stats().dropped == 30 - len(served)
     assert publish.stats().pending == 0
 
 
