@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import random
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import grpc
 
 from redraft.client.channels import RETRYABLE, Channels
-from redraft.client.relay_groups import Mailbox, RelayedGroup
-from redraft.errors import RedraftError
+from redraft.client.relay_groups import Int32Array, Mailbox, RelayedGroup
+from redraft.errors import DataLoss, RedraftError
 from redraft.v1 import common_pb2, relay_pb2
 from redraft.wire import tokens_from_bytes, tokens_to_bytes
 
@@ -155,25 +156,48 @@ class RelayLink:
                 if group is not None and group.address == self.address:
                     group.wanted = told.workers > 0
                     group.dirty = True
-        for tokens in response.tokens:
+        counts = dict.fromkeys(("received_tokens", "gaps", "dropped_tokens"), 0)
+        error = ""
+        for tokens, token_ids in self._checked(response):
             group = relay.groups.get(tokens.group)
             if self._closed.is_set():
                 return
             if group is None:
                 continue  # it ended here meanwhile
             try:
-                token_ids = tokens_from_bytes(
-                    tokens.token_ids, "token_ids", vocabulary_size=relay.vocabulary_size
-                )
                 received, gaps, dropped = group.receive(tokens, token_ids)
-            except RedraftError as error:
-                with relay.lock:
-                    relay.last_error = str(error)
+            except RedraftError as failure:
+                error = str(failure)
                 continue
-            with relay.lock:
-                relay.counts["received_tokens"] += received
-                relay.counts["gaps"] += gaps
-                relay.counts["dropped_tokens"] += dropped
+            counts["received_tokens"] += received
+            counts["gaps"] += gaps
+            counts["dropped_tokens"] += dropped
+        with relay.lock:
+            for name, count in counts.items():
+                relay.counts[name] += count
+            relay.last_error = error or relay.last_error
+
+    def _checked(
+        self, response: relay_pb2.RelayResponse
+    ) -> Iterator[tuple[relay_pb2.RelayTokens, Int32Array]]:
+        """Yield what others wrote, group by group, with its tokens; leave out what is malformed."""
+        size, parts = self._relay.vocabulary_size, [tokens.token_ids for tokens in response.tokens]
+        try:  # all at once: checking a few tokens costs as much as checking many
+            if any(len(part) % 4 for part in parts):
+                raise DataLoss("token_ids: a part of a token is missing")
+            together = tokens_from_bytes(b"".join(parts), "token_ids", vocabulary_size=size)
+        except RedraftError:
+            for tokens, part in zip(response.tokens, parts, strict=True):
+                try:
+                    yield tokens, tokens_from_bytes(part, "token_ids", vocabulary_size=size)
+                except RedraftError as error:
+                    with self._relay.lock:
+                        self._relay.last_error = str(error)
+            return
+        at = 0
+        for tokens, part in zip(response.tokens, parts, strict=True):
+            yield tokens, together[at : at + len(part) // 4]
+            at += len(part) // 4
 
     def _failed(self, error: grpc.RpcError | None, again: bool) -> None:
         with self._relay.lock:

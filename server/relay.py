@@ -81,10 +81,8 @@ class RelayHub:
         self._sweeper = threading.Thread(target=self._sweep, name="redraft-relay", daemon=True)
         self._sweeper.start()
 
-    def serve(
-        self, requests: Iterator[relay_pb2.RelayRequest], run_of: RunOf
-    ) -> Iterator[relay_pb2.RelayResponse]:
-        """Answer one worker's stream.
+    def serve(self, requests: Iterator[relay_pb2.RelayRequest], run_of: RunOf) -> Iterator[bytes]:
+        """Answer one worker's stream with serialized `RelayResponse`s.
 
         Raises:
             InvalidArgument: a field is malformed.
@@ -292,8 +290,8 @@ class RelayStream:
         with self._hub.lock:
             self.fail(error)
 
-    def next(self) -> relay_pb2.RelayResponse | None:
-        """Return the next message for the worker, waiting for it; None when the stream has ended well."""
+    def next(self) -> bytes | None:
+        """Return the next message for the worker, serialized, waiting for it; None when the stream has ended well."""
         wait = self._last_sent + _COALESCE - time.monotonic()
         if wait > 0:
             time.sleep(wait)
@@ -308,19 +306,20 @@ class RelayStream:
                     return response
                 self._woken.wait()
 
-    def _compose(self) -> relay_pb2.RelayResponse | None:
+    def _compose(self) -> bytes | None:
         response = relay_pb2.RelayResponse(dropped=self.dropped)
         untold = [name for name, (_, told) in self.interest.items() if not told]
         for name in untold:
             workers = self.interest[name][0]
             self.interest[name] = (workers, True)
             response.interest.add(group=name, workers=workers)
+        parts: list[bytes] = []
         nbytes = tokens = 0
         since = time.monotonic()
         for group in list(self.dirty):
             pieces, more = group.take(self, _MESSAGE_BYTES - nbytes)
             for piece in pieces:
-                response.tokens.add().MergeFromString(piece.data)
+                parts.append(piece.data)
                 nbytes += piece.nbytes
                 tokens += piece.tokens
             if pieces:
@@ -334,7 +333,7 @@ class RelayStream:
         self._greeted = True  # the first message, perhaps an empty one, tells the worker that it is connected
         self._told_dropped = self.dropped
         self._hub.sent(tokens, time.monotonic() - since)
-        return response
+        return b"".join((response.SerializeToString(), *parts))
 
     def _receive(self, message: relay_pb2.RelayRequest) -> None:
         self.heard = time.monotonic()

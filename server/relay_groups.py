@@ -13,11 +13,13 @@ import numpy as np
 from redraft.errors import InvalidArgument
 from redraft.rollout import CONTEXT_ONLY
 from redraft.server.config import LimitsConfig
+from redraft.server.encoded import encode_field
 from redraft.server.history import Int32Array
 from redraft.v1 import relay_pb2
 from redraft.vocabulary import Vocabulary
 from redraft.wire import check_range, tokens_from_bytes
 
+_TOKENS = relay_pb2.RelayResponse.DESCRIPTOR.fields_by_name["tokens"].number
 _PIECE_BYTES = 120
 """What a piece of the log takes beside its own bytes."""
 _MAX_SIBLINGS = 65_536
@@ -40,7 +42,7 @@ class Piece:
 
     worker: int
     data: bytes
-    """A serialized `RelayTokens`, as it goes out."""
+    """A `RelayResponse` with these tokens and nothing else, serialized: responses that are joined are one response."""
     tokens: int
 
     @property
@@ -86,17 +88,20 @@ class Group(Generic[M]):
 
     def append(self, message: relay_pb2.RelayTokens, worker: int) -> int:
         """Add checked tokens, without what is known already; return how many are new."""
-        # Without a loop in Python: this runs for every group of every message.
+        # Without a loop in Python, and on plain lists, which are faster than protobuf's: this runs for every group of
+        # every message.
         ends = self._ends.setdefault(worker, {})
-        if any(map(operator.lt, message.offsets, map(ends.get, message.sequences, itertools.repeat(0)))):
+        sequences, offsets = message.sequences[:], message.offsets[:]
+        if any(map(operator.lt, offsets, map(ends.get, sequences, itertools.repeat(0)))):
             message = self._without_repetition(message, ends)
-        if not message.sequences:
+            sequences, offsets = message.sequences[:], message.offsets[:]
+        if not sequences:
             return 0
-        ends.update(zip(message.sequences, map(operator.add, message.offsets, message.lengths), strict=True))
+        ends.update(zip(sequences, map(operator.add, offsets, message.lengths[:]), strict=True))
         while len(ends) > _MAX_SIBLINGS:
             del ends[next(iter(ends))]
         message.worker = worker
-        piece = Piece(worker, message.SerializeToString(), len(message.token_ids) // 4)
+        piece = Piece(worker, encode_field(_TOKENS, message.SerializeToString()), len(message.token_ids) // 4)
         self._log.append(piece)
         self.tokens += piece.tokens
         self.nbytes += piece.nbytes
@@ -187,19 +192,17 @@ def check_relayed(
             raise InvalidArgument(f"{field}.group: must not be empty")
         if message.worker not in (0, worker):
             raise InvalidArgument(f"{field}.worker: is another worker than the stream's")
-        count, lengths = len(message.sequences), message.lengths
-        for name in ("offsets", "lengths"):
-            if len(getattr(message, name)) != count:
-                raise InvalidArgument(
-                    f"{field}.{name}: {len(getattr(message, name))} items for {count} sequences"
-                )
+        count, offsets, lengths = len(message.sequences), message.offsets[:], message.lengths[:]
+        for name, items in (("offsets", offsets), ("lengths", lengths)):
+            if len(items) != count:
+                raise InvalidArgument(f"{field}.{name}: {len(items)} items for {count} sequences")
         if 0 in lengths:
             raise InvalidArgument(f"{field}.lengths: must not be zero")
         if 4 * sum(lengths) != len(message.token_ids):
             raise InvalidArgument(
                 f"{field}.token_ids: {len(message.token_ids)} bytes for lengths that sum up to {sum(lengths)} tokens"
             )
-        end = max(map(operator.add, message.offsets, lengths), default=0)
+        end = max(map(operator.add, offsets, lengths), default=0)
         if end > limits.response_tokens:
             raise InvalidArgument(
                 f"{field}.offsets: {end} tokens of a response are more than the limit of {limits.response_tokens}"

@@ -21,8 +21,8 @@ from redraft._version import __version__
 from redraft.errors import AlreadyExists
 from redraft.server import status_page
 from redraft.server.certificates import Certificates
-from redraft.server.chunks import EncodedResponses
 from redraft.server.config import ServerConfig, split_address
+from redraft.server.encoded import EncodedResponses
 from redraft.server.history import History
 from redraft.server.interceptors import LimitingInterceptor, MeteringInterceptor
 from redraft.server.logs import event

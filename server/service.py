@@ -227,7 +227,7 @@ class DraftService(service_pb2_grpc.DraftServiceServicer):
     @_streaming
     def RelayLive(  # noqa: N802
         self, requests: Iterator[relay_pb2.RelayRequest], context: grpc.ServicerContext
-    ) -> Iterator[relay_pb2.RelayResponse]:
+    ) -> Iterator[bytes]:
         """Tell a worker what siblings write elsewhere."""
         yield from self.relay.serve(requests, self._run_of_worker)
 
