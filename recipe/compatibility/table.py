@@ -5,8 +5,8 @@ from __future__ import annotations
 from redraft.recipe.compatibility.releases import READ, RUN, UNSUPPORTED, VERL, VLLM
 
 MEANING = {
-    RUN: "run by the tests",
-    READ: "source compared, not run in our tests",
+    RUN: "run on a CPU",
+    READ: "source compared",
     UNSUPPORTED: "refused",
 }
 

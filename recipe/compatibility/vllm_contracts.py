@@ -39,6 +39,14 @@ PATCHED: tuple[Contract, ...] = (
         {"99e9382ac2d6c80c": "0.24.0"},
     ),
     Contract(
+        _RUNNER,
+        "GPUModelRunner._sample",
+        "patched on request (vllm.keyed_sampling): the one place that calls the samplers; without verification metadata"
+        " the plain one, with it the rejection sampler",
+        {"f10b2982abd48ae2": "0.24.0"},
+        parameters=("logits", "spec_decode_metadata"),
+    ),
+    Contract(
         _SAMPLER,
         "apply_sampling_constraints",
         "patched on CPUs (vllm.cpu_sampler): a module-level function that the sampler calls by name",
@@ -53,18 +61,19 @@ PATCHED: tuple[Contract, ...] = (
         parameters=("x", "cu_num_tokens", "num_tokens", "replace_from", "replace_to"),
     ),
     Contract(
+        _RUNNER,
+        "GPUModelRunner._sample",
+        "patched on request (vllm.keyed_sampling): the one place that calls the samplers; without verification metadata"
+        " the plain one, with it the rejection sampler",
+        {"f10b2982abd48ae2": "0.24.0"},
+        parameters=("logits", "spec_decode_metadata"),
+    ),
+    Contract(
         _SAMPLER,
         "apply_sampling_constraints",
         "patched on CPUs (vllm.cpu_sampler): a module-level function that the sampler calls by name",
         {"f9419a1eb9b3ad08": "0.24.0"},
         parameters=("logits", "cu_num_draft_tokens", "sampling_metadata"),
-    ),
-    Contract(
-        _RUNNER,
-        "GPUModelRunner._sample",
-        "patched on request (vllm.keyed_sampling): the one place that calls the samplers",
-        {"f10b2982abd48ae2": "0.24.0"},
-        parameters=("logits", "spec_decode_metadata"),
     ),
     Contract(
         "vllm/model_executor/layers/utils.py",
@@ -245,7 +254,65 @@ RELIED_ON: tuple[Contract, ...] = (
         "vllm/sampling_params.py",
         "SamplingParams",
         "what limits and ends a response",
-        members=("max_tokens", "stop_token_ids", "eos_token_id"),
+        members=(
+            "max_tokens",
+            "min_tokens",
+            "stop",
+            "stop_token_ids",
+            "eos_token_id",
+            "thinking_token_budget",
+            "seed",
+        ),
+    ),
+    Contract(
+        "vllm/v1/sample/metadata.py",
+        "SamplingMetadata",
+        "keyed sampling: what is known of the rows, repeated for each position",
+        members=(
+            "temperature",
+            "top_p",
+            "top_k",
+            "generators",
+            "prompt_token_ids",
+            "frequency_penalties",
+            "presence_penalties",
+            "repetition_penalties",
+            "output_token_ids",
+            "spec_token_ids",
+            "allowed_token_ids_mask",
+            "bad_words_token_ids",
+            "logprob_token_ids",
+            "logitsprocs",
+        ),
+    ),
+    Contract(
+        "vllm/v1/sample/sampler.py",
+        "Sampler.forward",
+        "keyed sampling: samples each row with its generator",
+        parameters=("logits", "sampling_metadata"),
+    ),
+    Contract(
+        "vllm/v1/sample/logits_processor/builtin.py",
+        "MinTokensLogitsProcessor",
+        "exactness and keyed sampling: masks drafted positions by their length",
+        members=("apply_with_spec_decode", "is_argmax_invariant"),
+    ),
+    Contract(
+        "vllm/v1/outputs.py",
+        "LogprobsTensors",
+        "keyed sampling: a row for each entry",
+        members=("logprob_token_ids", "logprobs", "selected_token_ranks"),
+    ),
+    Contract(
+        "vllm/v1/spec_decode/metadata.py",
+        "SpecDecodeMetadata",
+        "keyed sampling: the drafts that are verified",
+        members=("draft_token_ids", "num_draft_tokens"),
+    ),
+    Contract(
+        _BATCH,
+        "InputBatch.update_async_output_token_ids",
+        "keyed sampling: brings the sampled tokens up to date before penalties read them",
     ),
     Contract(
         _SAMPLER,
@@ -314,7 +381,7 @@ RELIED_ON: tuple[Contract, ...] = (
         "EngineArgs",
         "per-request speculation counters; without them the draft servers' are used",
         members=("per_request_spec_decode_metrics",),
-        since="0.32.0",
+        since="0.29.0",
     ),
 )
 """Read, called or taken for granted."""

@@ -42,7 +42,7 @@ def server(tmp_path):
 
 @pytest.mark.skipif(
     importlib.util.find_spec("trl") is None or importlib.util.find_spec("vllm") is None,
-    reason="TRL or vLLM is not installed; pip install --no-deps trl==1.16.0",
+    reason="TRL or vLLM is not installed; an optional extra: pip install 'redraft[trl]'",
 )
 def test_acceptance_climbs_over_epochs_and_every_response_is_published(server, tmp_path):
     metrics = tmp_path / "metrics.jsonl"
