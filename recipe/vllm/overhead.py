@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from redraft.benchmarks.overhead_engine import make_config
+from redraft.recipe.vllm.overhead_engine import make_config
 
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {"layers": 2, "hidden": 64, "heads": 2, "kv_heads": 1, "vocab_size": 1024},
@@ -31,12 +31,13 @@ PLAIN = "plain"
 
 ENGINES: dict[str, dict[str, Any]] = {
     PLAIN: {},
-    "plain, asynchronous": {"async_scheduling": True},
-    "speculation, empty proposer": {"proposer": "redraft.benchmarks.overhead_engine.EmptyProposer"},
-    "redraft, budget 0": {"proposer": "redraft.recipe.vllm.proposer.RedraftProposer", "budget": 0},
+    "asynchronous": {"async_scheduling": True},
+    "empty": {"proposer": "redraft.recipe.vllm.overhead_engine.EmptyProposer"},
+    "redraft": {"proposer": "redraft.recipe.vllm.proposer.RedraftProposer", "budget": 0},
 }
-"""What is compared. vLLM schedules synchronously as soon as a proposer of this kind is configured, so plain decoding
-is measured in both ways; the one with the synchronous scheduler is what the others are held against."""
+"""What is compared: plain decoding, likewise with the asynchronous scheduler, speculation with a proposer that does
+nothing, and redraft with a budget of 0. vLLM schedules synchronously as soon as a proposer of this kind is configured;
+so does the plain engine that the others are held against."""
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -65,7 +66,9 @@ class Row:
     error: float
     """Standard error of `overhead`, from the spread between its quartiles."""
     drafting: float | None
-    """Wall seconds a step in redraft's proposer; None without it."""
+    """Mean over all turns, in redraft's proposer alone, on the engine's thread; None without it."""
+    drafting_share: float | None
+    """Of plain's CPU time. Far less noisy than `overhead`, of which it is the part that is redraft's own."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields under their names, times in milliseconds."""
@@ -77,6 +80,7 @@ class Row:
             "overhead": self.overhead,
             "overhead_error": self.error,
             "drafting_ms": None if self.drafting is None else 1e3 * self.drafting,
+            "drafting_share": self.drafting_share,
         }
 
 
@@ -89,7 +93,7 @@ class EngineProcess:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "redraft.benchmarks.overhead_engine"],
+            [sys.executable, "-m", "redraft.recipe.vllm.overhead_engine"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -131,6 +135,7 @@ def measure(
     model: str,
     requests: Sequence[int],
     *,
+    names: Sequence[str] = tuple(ENGINES),
     dtype: str,
     rounds: int,
     steps: int,
@@ -141,6 +146,7 @@ def measure(
     Args:
         model: name of a shape in `SHAPES`, or folder of a Hugging Face model.
         requests: numbers of running requests.
+        names: of `ENGINES`, what is compared with plain decoding.
         dtype: as vLLM takes it.
         rounds: turns of each engine.
         steps: engine steps a turn.
@@ -153,7 +159,8 @@ def measure(
         engines: dict[str, EngineProcess] = {}
         try:
             progress("starting the engines")
-            for name, options in ENGINES.items():
+            for name in dict.fromkeys((PLAIN, *names)):
+                options = ENGINES[name]
                 engines[name] = EngineProcess(
                     {
                         "model": folder if model in SHAPES else model,
@@ -178,14 +185,14 @@ def measure(
                 engine.answer()
             for count in requests:
                 progress(f"{count} requests")
-                rows += _compare(engines, count, rounds, steps)
+                rows += compare(engines, count, rounds, steps)
         finally:
             for engine in engines.values():
                 engine.__exit__(None, None, None)
     return rows
 
 
-def _compare(engines: dict[str, EngineProcess], requests: int, rounds: int, steps: int) -> list[Row]:
+def compare(engines: dict[str, EngineProcess], requests: int, rounds: int, steps: int) -> list[Row]:
     for engine in engines.values():
         engine.ask({"requests": requests})
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in engines}
@@ -199,7 +206,8 @@ def _compare(engines: dict[str, EngineProcess], requests: int, rounds: int, step
     for name, mine in turns.items():
         ratios = cpu[name] / cpu[PLAIN] - 1
         low, middle, high = np.percentile(ratios, [25, 50, 75])
-        drafting = [turn["drafting"] for turn in mine if "drafting" in turn]
+        known = [turn["drafting"] for turn in mine if "drafting" in turn]
+        drafting = float(np.mean(known)) / steps if known else None
         rows.append(
             Row(
                 engine=name,
@@ -208,7 +216,8 @@ def _compare(engines: dict[str, EngineProcess], requests: int, rounds: int, step
                 wall=float(np.median([turn["wall"] for turn in mine])) / steps,
                 overhead=float(middle),
                 error=float(1.2533 * (high - low) / 1.349 / np.sqrt(rounds)),
-                drafting=float(np.median(drafting)) / steps if drafting else None,
+                drafting=drafting,
+                drafting_share=None if drafting is None else drafting / float(np.median(cpu[PLAIN])),
             )
         )
     return rows
