@@ -193,6 +193,7 @@ def measure(
 
 
 def compare(engines: dict[str, EngineProcess], requests: int, rounds: int, steps: int) -> list[Row]:
+    """Let engines, one of which is `PLAIN`, take turns with `requests` requests each; arguments as for `measure`."""
     for engine in engines.values():
         engine.ask({"requests": requests})
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in engines}

@@ -40,8 +40,8 @@ def overhead(
     from rich.console import Console
     from rich.table import Table
 
-    from redraft.recipe.vllm.overhead import ENGINES, measure
     from redraft.provenance import provenance
+    from redraft.recipe.vllm.overhead import ENGINES, measure
 
     rows = measure(
         model,

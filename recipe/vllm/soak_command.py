@@ -25,8 +25,8 @@ def soak(minutes: float, restart_every: float, at_once: int, as_json: bool) -> N
     from rich.console import Console
     from rich.table import Table
 
-    from redraft.recipe.vllm.soak import soak as run
     from redraft.provenance import provenance
+    from redraft.recipe.vllm.soak import soak as run
 
     report = run(
         minutes,
