@@ -1,7 +1,8 @@
 """What drafting costs an engine that drafts nothing, against plain decoding: `redraft bench overhead`.
 
-Engines run side by side in processes of their own and take turns, a few steps each, so that whatever else the machine
-does hits all alike; what is compared is the CPU time of turns that lie next to each other.
+Engines run side by side in processes of their own, a few steps each at the same time, so that whatever else the machine
+does hits all alike; what is compared is the CPU time of steps that were made at the same time with texts of one length.
+Not by turns: what an engine does by the clock would be done for the time of the others' turns, too.
 """
 
 from __future__ import annotations
@@ -58,15 +59,15 @@ class Row:
     engine: str
     requests: int
     cpu: float
-    """Median of the turns."""
+    """Median of the rounds."""
     wall: float
-    """Median of the turns, in wall seconds a step."""
+    """Median of the rounds, in wall seconds a step."""
     overhead: float
     """Median over the rounds of this engine's CPU time / plain's in the same round - 1."""
     error: float
     """Standard error of `overhead`, from the spread between its quartiles."""
     drafting: float | None
-    """Mean over all turns, in redraft's proposer alone, on the engine's thread; None without it."""
+    """Mean over all rounds, in redraft's proposer alone, on the engine's thread; None without it."""
     drafting_share: float | None
     """Of plain's CPU time. Far less noisy than `overhead`, of which it is the part that is redraft's own."""
 
@@ -100,7 +101,7 @@ class EngineProcess:
             text=True,
             env={**ENVIRONMENT, **os.environ},
         )
-        self._send(settings)
+        self.send(settings)
 
     def __enter__(self) -> EngineProcess:
         return self
@@ -111,11 +112,6 @@ class EngineProcess:
         self._process.kill()
         self._process.wait()
 
-    def ask(self, order: dict[str, int]) -> dict[str, Any]:
-        """Send an order and return the answer."""
-        self._send(order)
-        return self.answer()
-
     def answer(self) -> dict[str, Any]:
         """Return the answer to what was sent."""
         assert self._process.stdout is not None
@@ -125,7 +121,8 @@ class EngineProcess:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def _send(self, order: dict[str, Any]) -> None:
+    def send(self, order: dict[str, Any]) -> None:
+        """Send an order, which is answered."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
@@ -148,8 +145,8 @@ def measure(
         requests: numbers of running requests.
         names: of `ENGINES`, what is compared with plain decoding.
         dtype: as vLLM takes it.
-        rounds: turns of each engine.
-        steps: engine steps a turn.
+        rounds: how often the engines make steps together.
+        steps: engine steps of a round.
         progress: called with what is being done.
     """
     rows = []
@@ -193,15 +190,14 @@ def measure(
 
 
 def compare(engines: dict[str, EngineProcess], requests: int, rounds: int, steps: int) -> list[Row]:
-    """Let engines, one of which is `PLAIN`, take turns with `requests` requests each; arguments as for `measure`."""
-    for engine in engines.values():
-        engine.ask({"requests": requests})
+    """Let engines, one of which is `PLAIN`, make steps with `requests` requests each; arguments as for `measure`."""
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in engines}
-    order = list(engines)
-    for turn in range(rounds):
-        # Backwards every other time: who comes first is no advantage.
-        for name in order if turn % 2 else reversed(order):
-            turns[name].append(engines[name].ask({"steps": steps}))
+    for order in ({"requests": requests}, *[{"steps": steps}] * rounds):
+        for engine in engines.values():
+            engine.send(order)
+        for name, engine in engines.items():
+            turns[name].append(engine.answer())
+    turns = {name: mine[1:] for name, mine in turns.items()}
     cpu = {name: np.array([turn["cpu"] for turn in mine]) / steps for name, mine in turns.items()}
     rows = []
     for name, mine in turns.items():

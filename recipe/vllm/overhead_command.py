@@ -23,8 +23,8 @@ from redraft.recipe.vllm.click_options import whole_numbers
     type=click.Choice(["asynchronous", "empty", "redraft"]),
     help="What is compared with plain decoding; default: all.",
 )
-@click.option("--rounds", type=click.IntRange(4), default=40, help="Turns of each engine; the median counts.")
-@click.option("--steps", type=click.IntRange(1), default=25, help="Engine steps a turn.")
+@click.option("--rounds", type=click.IntRange(4), default=40, help="How often; the median counts.")
+@click.option("--steps", type=click.IntRange(1), default=25, help="Engine steps of a round.")
 @click.option("--dtype", default="float32", help="As vLLM takes it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def overhead(

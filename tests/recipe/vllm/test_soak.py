@@ -85,18 +85,15 @@ def test_lost_repeated_changed_and_unknown_responses_are_counted(tmp_path, monke
     assert (report.missing, report.unknown, report.repeated, report.changed) == (1, 1, 1, 1)
 
 
-def test_the_overhead_is_that_of_turns_next_to_each_other():
+def test_the_overhead_is_that_of_steps_made_at_the_same_time():
     costs = {
         PLAIN: [1.0, 5.0, 2.0, 1.0],
         "redraft": [1.1, 5.5, 2.2, 1.1],
     }  # the machine was busy now and then
-    turns = {name: iter(mine) for name, mine in costs.items()}
 
     def engine(name):
-        def ask(order):
-            return {} if "requests" in order else {"cpu": next(turns[name]), "wall": 2.0, "drafting": 0.01}
-
-        return SimpleNamespace(ask=ask)
+        answers = iter([{}, *({"cpu": cpu, "wall": 2.0, "drafting": 0.01} for cpu in costs[name])])
+        return SimpleNamespace(send=lambda order: None, answer=lambda: next(answers))
 
     plain, redraft = compare({name: engine(name) for name in costs}, 16, 4, 10)
     assert (plain.overhead, plain.error) == (0.0, 0.0)
