@@ -14,11 +14,15 @@ COMMANDS = {
     ),
     "index": ("redraft.benchmarks.index_command:index", "Measure size and speed of the indexes."),
     "overhead": (
-        "redraft.benchmarks.overhead_command:overhead",
+        "redraft.recipe.vllm.overhead_command:overhead",
         "Measure what drafting costs when it doesn't draft.",
     ),
     "rpc": ("redraft.benchmarks.rpc_command:rpc", "Measure a draft server under load."),
     "relay": ("redraft.benchmarks.rpc_relay_command:relay", "Measure how fast siblings hear of each other."),
+    "soak": (
+        "redraft.recipe.vllm.soak_command:soak",
+        "Run an engine under trouble and look for leaks and losses.",
+    ),
     "simulate": (
         "redraft.benchmarks.simulate_command:simulate",
         "Price recorded rollouts against plain decoding.",

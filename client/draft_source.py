@@ -62,8 +62,10 @@ class DraftSourceStats:
     """Their memory, in bytes."""
     fetched_bytes: int
     """Bytes received."""
+    calls: int
+    """Calls that succeeded, for several prompts each."""
     fetch_seconds: float
-    """Time spent in calls that succeeded, in seconds."""
+    """Time spent in these calls, in seconds."""
     last_error: str
     """Message of the newest failure; empty when there was none."""
 
@@ -140,6 +142,7 @@ class DraftSource:
                 "refused",
                 "evicted",
                 "fetched_bytes",
+                "calls",
             ),
             0,
         )
@@ -327,6 +330,7 @@ class DraftSource:
         finally:
             answers.cancel()
         with self._changed:
+            self._counts["calls"] += 1
             self._fetch_seconds += time.monotonic() - started
         return corrupt
 

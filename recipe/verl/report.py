@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -48,6 +49,7 @@ class Period:
             per_step = drafting.emitted / drafting.steps if drafting.steps else None
             length = per_step
         seconds = self.generation_seconds
+        asked = drafting.engine_steps > 0  # the engines themselves; draft servers know less
         return {
             "mean_acceptance_length": length,
             "tokens_per_step": per_step,
@@ -57,24 +59,85 @@ class Period:
             "by_source": {
                 s: {"drafted": d, "accepted": a} for s, (d, a) in sorted(drafting.by_source.items())
             },
+            "by_position": {
+                s: {"drafted": list(d), "accepted": list(a)}
+                for s, (d, a) in sorted(drafting.by_position.items())
+            },
+            "budget_used": drafting.drafted / drafting.engine_steps if asked else None,
             "draft_seconds": drafting.draft_seconds,
+            "draft_share": drafting.draft_seconds / (drafting.engines * seconds)
+            if drafting.engines and seconds > 0
+            else None,
             "index_bytes": drafting.index_bytes,
             "unavailable": drafting.unavailable,
+            "fetches": drafting.fetches if asked else None,
+            "fetch_latency": drafting.fetch_seconds / drafting.fetches if drafting.fetches else None,
+            "relay_received": drafting.relayed if asked else None,
+            "relay_sent": drafting.relay_sent if asked else None,
+            "relay_lost": drafting.relay_lost if asked else None,
+            "relay_gaps": drafting.relay_gaps if asked else None,
+            "relay_failures": drafting.relay_failures if asked else None,
+            "estimated_saving": 1 - drafting.timed_seconds / drafting.plain_seconds
+            if drafting.plain_seconds > 0
+            else None,
             "generated_tokens": tally.generated_tokens,
             "generation_seconds": seconds,
             "tokens_per_second": tally.generated_tokens / seconds if seconds > 0 else None,
         }
 
 
+FIGURES: dict[str, str] = {
+    "mean_acceptance_length": "tokens",
+    "tokens_per_step": "tokens",
+    "acceptance_rate": "share",
+    "drafted": "tokens",
+    "accepted": "tokens",
+    "accepted_share/<source>": "share",
+    "source/<source>/drafted": "tokens",
+    "source/<source>/accepted": "tokens",
+    "source/<source>/acceptance_rate": "share",
+    "position/<position>/acceptance_rate": "share",
+    "budget_used": "tokens",
+    "draft_seconds": "seconds",
+    "draft_share": "share",
+    "index_bytes": "bytes",
+    "unavailable": "fetches",
+    "fetches": "calls",
+    "fetch_latency": "seconds",
+    "relay_received": "tokens",
+    "relay_sent": "tokens",
+    "relay_lost": "tokens",
+    "relay_gaps": "times",
+    "relay_failures": "streams",
+    "estimated_saving": "share",
+    "generated_tokens": "tokens",
+    "generation_seconds": "seconds",
+    "tokens_per_second": "tokens/second",
+}
+"""Every metric that `as_metrics` makes, with its unit; doc/metrics.md says what they mean. `<source>` is "history",
+"live" or "shared", `<position>` counts from 1, the first token of a draft."""
+
+
 def as_metrics(figures: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """Return the known figures as verl metrics named `prefix`/<figure>; shares by source instead of counts."""
-    metrics = {f"{prefix}/{k}": float(v) for k, v in figures.items() if isinstance(v, (int, float))}
+    """Return the known figures as verl metrics named `prefix`/<name of `FIGURES`>."""
+    metrics = {k: float(v) for k, v in figures.items() if isinstance(v, (int, float))}
     sources = figures.get("by_source", {})
     accepted = sum(counts["accepted"] for counts in sources.values())
     for source, counts in sources.items():
         if accepted:
-            metrics[f"{prefix}/accepted_share/{source}"] = counts["accepted"] / accepted
-    return metrics
+            metrics[f"accepted_share/{source}"] = counts["accepted"] / accepted
+        if counts["drafted"]:
+            metrics.update({f"source/{source}/{k}": float(v) for k, v in counts.items()})
+            metrics[f"source/{source}/acceptance_rate"] = counts["accepted"] / counts["drafted"]
+    positions = figures.get("by_position", {}).values()
+    columns = [
+        [sum(column) for column in itertools.zip_longest(*(p[kind] for p in positions), fillvalue=0)]
+        for kind in ("drafted", "accepted")
+    ]
+    for i, (drafted, taken) in enumerate(zip(*columns, strict=True)):
+        if drafted:
+            metrics[f"position/{i + 1}/acceptance_rate"] = taken / drafted
+    return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
 
 class MetricsFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +15,42 @@ from redraft.v1 import common_pb2
 _LOG = logging.getLogger("redraft.recipe.verl")
 
 
+Positions = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+SUMS = (
+    "engine_steps",
+    "steps",
+    "emitted",
+    "draft_seconds",
+    "unavailable",
+    "fetches",
+    "fetch_seconds",
+    "relayed",
+    "relay_sent",
+    "relay_lost",
+    "relay_gaps",
+    "relay_failures",
+    "timed_seconds",
+    "plain_seconds",
+)
+"""Fields of `Drafting` that grow, under the same names as in `redraft.recipe.vllm.reporting.Stats`."""
+
+TOLD_TO_SERVERS = ("steps", "emitted", "draft_seconds", "unavailable")
+"""Those of them that the draft servers are told of; when only they can be asked, the others stay 0."""
+
+
 @dataclass
 class Drafting:
     """What the proposers drafted, summed over engines."""
 
     by_source: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Source ("history", "live") -> (drafted, accepted) tokens."""
+    by_position: Positions = field(default_factory=dict)
+    """Source -> (drafted, accepted) tokens by position in the draft, first first."""
+    engines: int = 0
+    """Engines that draft (a level)."""
+    engine_steps: int = 0
+    """Engine steps of all engines."""
     steps: int = 0
     """Engine steps of single requests, those without a draft included."""
     emitted: int = 0
@@ -30,6 +61,24 @@ class Drafting:
     """Requests that did without history as no server answered."""
     index_bytes: int = 0
     """Memory of the indexes that the engines hold (a level, not a sum)."""
+    fetches: int = 0
+    """Calls that brought history, for several prompts each."""
+    fetch_seconds: float = 0.0
+    """Their time; no engine step waits for them."""
+    relayed: int = 0
+    """Tokens that came from siblings on other engines."""
+    relay_sent: int = 0
+    """Tokens that were sent to them."""
+    relay_lost: int = 0
+    """Relayed tokens that were dropped."""
+    relay_gaps: int = 0
+    """How often a sibling's text went on behind tokens that never came."""
+    relay_failures: int = 0
+    """Streams of the relay that ended with an error."""
+    timed_seconds: float = 0.0
+    """Time of decode steps whose plain time is estimated (a sample)."""
+    plain_seconds: float = 0.0
+    """That estimate."""
     known: bool = True
     """False when no server answered for part of the time: the other fields then miss something."""
 
@@ -54,44 +103,76 @@ class Drafting:
         for source, (drafted, accepted) in other.by_source.items():
             mine = self.by_source.get(source, (0, 0))
             self.by_source[source] = (mine[0] + sign * drafted, mine[1] + sign * accepted)
-        self.steps += sign * other.steps
-        self.emitted += sign * other.emitted
-        self.draft_seconds += sign * other.draft_seconds
-        self.unavailable += sign * other.unavailable
+        for source, counts in other.by_position.items():
+            known = self.by_position.get(source, ((), ()))
+            self.by_position[source] = (
+                _add(known[0], counts[0], sign),
+                _add(known[1], counts[1], sign),
+            )
+        for name in SUMS:
+            setattr(self, name, getattr(self, name) + sign * getattr(other, name))
         if sign > 0:
             self.index_bytes = other.index_bytes
+            self.engines = other.engines
             self.known = self.known and other.known
         return self
 
     @classmethod
     def of_engines(cls, stats: Iterable[Mapping[str, Any]]) -> Drafting:
         """Return the sum of what proposers in the engines tell (fields of redraft.recipe.vllm.reporting.Stats)."""
-        total = cls()
-        for engine in stats:
-            accepted = engine["accepted"]
-            part = cls(
-                by_source={s: (sum(n), sum(accepted.get(s, ()))) for s, n in engine["drafted"].items()},
-                **{k: engine[k] for k in ("steps", "emitted", "draft_seconds", "unavailable")},
+        return cls._sum(
+            cls(
+                index_bytes=engine["index_bytes"],
+                **_by_source(
+                    {
+                        source: (n, engine["accepted"].get(source, ()))
+                        for source, n in engine["drafted"].items()
+                    }
+                ),
+                **{name: engine[name] for name in SUMS if name in engine},
             )
-            level = total.index_bytes + engine["index_bytes"]
-            total.add(part).index_bytes = level
-        return total
+            for engine in stats
+        )
 
     @classmethod
     def of(cls, messages: Sequence[common_pb2.Acceptance]) -> Drafting:
         """Return the sum of several engines' counters."""
-        total = cls()
-        for message in messages:
-            part = cls(
-                by_source={s.source: (sum(s.drafted), sum(s.accepted)) for s in message.sources},
-                steps=message.steps,
-                emitted=message.emitted,
-                draft_seconds=message.draft_seconds,
-                unavailable=message.unavailable,
+        return cls._sum(
+            cls(
+                index_bytes=message.index_bytes,
+                **_by_source(
+                    {source.source: (source.drafted, source.accepted) for source in message.sources}
+                ),
+                **{name: getattr(message, name) for name in TOLD_TO_SERVERS},
             )
-            level = total.index_bytes + message.index_bytes
-            total.add(part).index_bytes = level
+            for message in messages
+        )
+
+    @classmethod
+    def _sum(cls, parts: Iterable[Drafting]) -> Drafting:
+        total = cls()
+        for part in parts:
+            levels = total.engines + 1, total.index_bytes + part.index_bytes
+            total.add(part)
+            total.engines, total.index_bytes = levels
         return total
+
+
+def _by_source(counts: Mapping[str, tuple[Sequence[int], Sequence[int]]]) -> dict[str, Any]:
+    """Return `by_source` and `by_position` of counts by position."""
+    return {
+        "by_source": {
+            source: (sum(drafted), sum(accepted)) for source, (drafted, accepted) in counts.items()
+        },
+        "by_position": {
+            source: (tuple(drafted), _add((0,) * len(drafted), tuple(accepted), 1))
+            for source, (drafted, accepted) in counts.items()
+        },
+    }
+
+
+def _add(mine: Sequence[int], theirs: Sequence[int], sign: int) -> tuple[int, ...]:
+    return tuple(a + sign * b for a, b in itertools.zip_longest(mine, theirs, fillvalue=0))
 
 
 class DraftingWatch:

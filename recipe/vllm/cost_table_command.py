@@ -7,20 +7,14 @@ from pathlib import Path
 
 import click
 
-
-def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:
-    try:
-        numbers = sorted({int(part) for part in value.split(",")})
-    except ValueError:
-        numbers = []
-    if not numbers or numbers[0] < 1:
-        raise click.BadParameter(f"{value!r} is not a list of whole numbers > 0, separated by commas")
-    return numbers
+from redraft.recipe.vllm.click_options import whole_numbers
 
 
 @click.command("cost-table")
 @click.option("--model", required=True, help="Hugging Face folder of the model.")
-@click.option("--requests", default="1,2,4,8,16,32", callback=_numbers, help="Numbers of running requests.")
+@click.option(
+    "--requests", default="1,2,4,8,16,32", callback=whole_numbers, help="Numbers of running requests."
+)
 @click.option("--most-drafts", type=click.IntRange(1, 128), default=8, help="Most draft tokens a request.")
 @click.option("--repeats", type=click.IntRange(1), default=9, help="Steps for each cell; the median counts.")
 @click.option("--prompt-length", type=click.IntRange(1), default=64, help="Tokens.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import logging
 import threading
@@ -35,9 +36,17 @@ MAX_DRAFT_TOKENS = 128
 REFRESH_SECONDS = 2.0
 """How often newer history is asked for, for prompts that are being rolled out."""
 
-PUT_OFF_SECONDS = 0.05
-"""While nothing is drafted, tokens are taken note of this late at most: several steps' together, for the price of one.
-Siblings elsewhere hear of them that much later, which is what the relay takes anyway."""
+PUT_OFF_SECONDS = 0.02
+"""While nothing is drafted, tokens of several steps are taken note of together, for the price of one: this late at
+least, which is what the relay takes anyway."""
+
+PUT_OFF_SHARE = 0.004
+"""And so late that it takes at most this share of the time, up to `PUT_OFF_MOST` seconds."""
+
+PUT_OFF_MOST = 1.0
+
+TIMED_STEPS = 16
+"""Steps between two runs of the housekeeping thread that the estimate of what drafting saves is made from."""
 
 IDLE_SECONDS = (1.0, 5.0)
 """Without a call for this long, the housekeeping thread closes the requests that vLLM has let go of, and then
@@ -99,6 +108,9 @@ class RedraftProposer:
             table = read_cost_table(Path(options.cost_table)) if options.cost_table else None
             scheduler = getattr(vllm_config, "scheduler_config", None)
             self._budget = AutoBudget(self._most * getattr(scheduler, "max_num_seqs", 256), table)
+        # Without a budget to decide by, what steps cost is learned on the side, to tell what drafting saves.
+        self._estimate = self._budget or AutoBudget(self._most * 256)
+        self._timed: collections.deque[tuple[int, int, int, float]] = collections.deque(maxlen=TIMED_STEPS)
         self._decoded: tuple[int, int] | None = None
         self._called = 0.0
         self._granted = 0
@@ -141,7 +153,7 @@ class RedraftProposer:
             self._states = requests
             scheduled = getattr(scheduler_output, "num_spec_tokens_to_schedule", None)
             self._horizon = self._most if scheduled is None else min(scheduled, self._most)
-            if self._budget is not None:
+            if self._options.budget != 0:
                 self._decoded = decoded(scheduler_output)
 
     def propose(
@@ -182,6 +194,8 @@ class RedraftProposer:
         """Return the counts so far. Safe to call from any thread of the engine's process."""
         with self._lock:
             counts = self._drafter.stats()
+            relay = self._siblings.stats()
+            fetches, fetch_seconds = self._source.fetches
             return Stats(
                 engine_steps=self._engine_steps,
                 steps=int(counts["steps"][0]) + self._requests.steps_put_off,
@@ -193,9 +207,17 @@ class RedraftProposer:
                 unavailable=self._source.num_unavailable,
                 requests=len(self._requests),
                 groups=len(self._groups),
-                relayed=self._siblings.num_received,
+                relayed=relay.received_tokens,
+                relay_sent=relay.sent_tokens,
+                relay_lost=relay.dropped_tokens + relay.missed_tokens,
+                relay_gaps=relay.gaps,
+                relay_failures=relay.failures,
+                fetches=fetches,
+                fetch_seconds=fetch_seconds,
+                timed_seconds=self._estimate.seconds,
+                plain_seconds=self._estimate.plain_seconds,
                 granted=self._granted,
-                saving=0.0 if self._budget is None else self._budget.saving,
+                saving=self._estimate.saving,
                 step_costs=[] if self._budget is None else self._budget.table(),
             )
 
@@ -228,7 +250,6 @@ class RedraftProposer:
             plan = self._plan(sampled, len(step.token_ids) - waiting)
             self._fresh(batch, len(sampled))
         self._req_ids = list(batch.req_ids)
-        self._advance_by = self._last_call + PUT_OFF_SECONDS
         for group in self._groups.arrivals(time.monotonic()):
             for handle in group.requests:
                 self._drafter.set_history(handle, group.history)
@@ -238,6 +259,8 @@ class RedraftProposer:
             step.handles, step.token_ids, step.offsets, horizons, budget=bound, costs=plan.costs
         )
         self._granted = len(drafts.token_ids)
+        took = time.monotonic() - self._last_call
+        self._advance_by = self._last_call + max(PUT_OFF_SECONDS, min(took / PUT_OFF_SHARE, PUT_OFF_MOST))
         if not len(drafts.token_ids):
             return [[] for _ in sampled]
         token_ids = drafts.token_ids.tolist()
@@ -249,26 +272,36 @@ class RedraftProposer:
 
     def _plan(self, sampled: list[list[int]], fresh: int) -> Plan:
         """Tell the budget what the step that ended took, and return how to draft for the next one."""
-        if self._budget is None:
-            return DRAFT if self._options.budget != 0 and self._horizon > 0 else PLAIN
+        if self._options.budget == 0:
+            return PLAIN
         now = time.perf_counter()
         seconds, self._called = now - self._called, now
         emitted = sum(map(len, sampled))
         # More fresh tokens than were sampled: vLLM made a step without calling the proposer.
         if self._decoded is not None and seconds < now and fresh <= emitted:
-            self._budget.observe(*self._decoded, emitted, seconds)
+            if self._budget is None:
+                self._timed.append((*self._decoded, emitted, seconds))
+            else:
+                self._budget.observe(*self._decoded, emitted, seconds)
+        if self._budget is None:
+            return DRAFT if self._horizon > 0 else PLAIN
         return self._budget.plan(len(sampled)) if sampled else PLAIN
 
     def _fresh(self, batch: Batch, rows: int) -> int:
         """Return how many tokens the batch gained since the last call, for as long as its requests are the same; 0
-        where no budget wants to know."""
-        if self._budget is None:
+        where nothing is ever drafted."""
+        if self._options.budget == 0:
             return 0
         before, self._total = self._total, int(batch.num_tokens_no_spec[:rows].sum())
         return self._total - before
 
     def _keep_house(self) -> None:
         """Do what needs no engine step; called now and then by the housekeeping thread."""
+        if self._budget is None and self._timed:
+            timed = [self._timed.popleft() for _ in range(len(self._timed))]
+            with self._lock:
+                for step in timed:
+                    self._estimate.observe(*step)
         now = time.monotonic()
         if now - self._refreshed > REFRESH_SECONDS:
             self._refreshed = now

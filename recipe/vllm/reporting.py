@@ -48,11 +48,28 @@ class Stats:
     """Prompts with running requests (a level)."""
     relayed: int
     """Tokens of siblings that came from other workers."""
+    relay_sent: int = 0
+    """Tokens of this engine's requests that were sent to other workers' siblings."""
+    relay_lost: int = 0
+    """Relayed tokens that were dropped somewhere: too many waited, or an index was full."""
+    relay_gaps: int = 0
+    """How often a sibling's text went on behind tokens that never came."""
+    relay_failures: int = 0
+    """Streams of the relay that ended with an error, failed tries to connect included."""
+    fetches: int = 0
+    """Calls that brought answers for history, several prompts each."""
+    fetch_seconds: float = 0.0
+    """Their time, in seconds; no engine step waits for them."""
+    timed_seconds: float = 0.0
+    """Time of the decode steps that `plain_seconds` is an estimate for, in seconds; a sample of all steps."""
+    plain_seconds: float = 0.0
+    """Time in which plain decoding would have emitted as much, estimated from what steps were found to cost. 0 until
+    steps with and without drafts were seen."""
     granted: int = 0
     """Draft tokens of the last step, all requests together (a level)."""
     saving: float = 0.0
-    """Budget "auto": share of plain decoding's time that drafting saved, by the costs as they were learned; negative
-    when it cost time."""
+    """Share of plain decoding's time that drafting saved, estimated: 1 - `timed_seconds` / `plain_seconds`; negative
+    when it cost time, 0 while unknown."""
     step_costs: list[tuple[int, int, float]] = field(default_factory=list)
     """Budget "auto": what is believed of a step's cost: requests, draft tokens of the batch, seconds."""
 
@@ -76,7 +93,7 @@ class Stats:
             f"{self.index_bytes / 2**20:.1f} MiB of indexes"
             + (
                 f", {100 * self.saving:.1f} % less time than plain decoding (estimated)"
-                if self.step_costs
+                if self.plain_seconds
                 else ""
             )
         )

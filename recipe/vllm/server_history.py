@@ -59,6 +59,12 @@ class ServerHistory:
         """Fetches that failed since no server answered."""
         return self._source.stats().unavailable
 
+    @property
+    def fetches(self) -> tuple[int, float]:
+        """Calls that brought answers, and their time in seconds."""
+        stats = self._source.stats()
+        return stats.calls, stats.fetch_seconds
+
     def close(self) -> None:
         """Stop fetching."""
         self._source.close()

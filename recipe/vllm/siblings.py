@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,46 @@ from redraft._core import LiveIndex
 from redraft.recipe.vllm.options import Options
 
 Int32Array = npt.NDArray[np.int32]
+
+
+class RelayCounts(Protocol):
+    """What is read of how the relay fared; sums since the start."""
+
+    @property
+    def sent_tokens(self) -> int:
+        """Tokens sent."""
+
+    @property
+    def received_tokens(self) -> int:
+        """Tokens that came from other workers."""
+
+    @property
+    def dropped_tokens(self) -> int:
+        """Tokens dropped here."""
+
+    @property
+    def missed_tokens(self) -> int:
+        """Tokens dropped at a server."""
+
+    @property
+    def gaps(self) -> int:
+        """How often a sibling's text went on behind tokens that never came."""
+
+    @property
+    def failures(self) -> int:
+        """Streams that ended with an error, failed tries to connect included."""
+
+
+@dataclass(frozen=True, slots=True)
+class NothingRelayed:
+    """The counts of no relay."""
+
+    sent_tokens: int = 0
+    received_tokens: int = 0
+    dropped_tokens: int = 0
+    missed_tokens: int = 0
+    gaps: int = 0
+    failures: int = 0
 
 
 class Siblings(Protocol):
@@ -32,9 +73,8 @@ class Siblings(Protocol):
     def end(self, sequence: int) -> None:
         """A request ended; its number may be used again."""
 
-    @property
-    def num_received(self) -> int:
-        """Tokens that came from other workers."""
+    def stats(self) -> RelayCounts:
+        """Return how the relay fared."""
 
     def close(self) -> None:
         """Stop the background work."""
@@ -43,7 +83,9 @@ class Siblings(Protocol):
 class NoSiblings:
     """Nobody else serves this engine's groups, as far as is known."""
 
-    num_received = 0
+    def stats(self) -> RelayCounts:
+        """Return zeros."""
+        return NothingRelayed()
 
     def begin(
         self,

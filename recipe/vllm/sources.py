@@ -46,6 +46,10 @@ class HistorySource(Protocol):
     def num_unavailable(self) -> int:
         """How often a source was wanted and could not be reached."""
 
+    @property
+    def fetches(self) -> tuple[int, float]:
+        """Calls that brought answers, and their time in seconds."""
+
     def close(self) -> None:
         """Stop the background work."""
 
@@ -97,6 +101,11 @@ class EmbeddedHistory:
     def num_unavailable(self) -> int:
         """0: there is nothing to be unavailable."""
         return 0
+
+    @property
+    def fetches(self) -> tuple[int, float]:
+        """None: nothing is fetched."""
+        return 0, 0.0
 
     def close(self) -> None:
         """Stop the builder, after what it has to do."""

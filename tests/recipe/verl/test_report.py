@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from redraft.recipe.verl.report import MetricsFile, Period, as_metrics
+from redraft.recipe.verl.report import FIGURES, MetricsFile, Period, as_metrics
 from redraft.recipe.verl.tally import Slot, Tally, merge_slots
 from redraft.recipe.verl.watch import Drafting
+from redraft.recipe.vllm.reporting import Stats
 from redraft.v1 import common_pb2
+
+DOCUMENT = Path(__file__).parents[3] / "doc" / "metrics.md"
+HEALTH = ("published", "lost", "server_failures")
+"""Made by the trainer itself."""
 
 
 def tally(**values: float) -> Tally:
@@ -104,6 +111,88 @@ def test_engines_counters_add_up_and_start_anew_with_new_engines() -> None:
     assert (since.steps, since.by_source, since.index_bytes) == (10, {"history": (8, 4)}, 200)
     anew = Drafting.of_engines([told(3, 1)])
     assert anew.since(before) == anew
+
+
+def engine_counts(times: int) -> dict[str, Any]:
+    """The counters of an engine as `redraft.recipe.vllm.reporting.Stats` tells them, `times` steps of a kind."""
+    counts = {
+        "engine_steps": 10,
+        "steps": 40,
+        "emitted": 60,
+        "draft_seconds": 0.1,
+        "unavailable": 2,
+        "relayed": 70,
+        "relay_sent": 80,
+        "relay_lost": 3,
+        "relay_gaps": 1,
+        "relay_failures": 1,
+        "fetches": 4,
+        "fetch_seconds": 0.2,
+        "timed_seconds": 0.6,
+        "plain_seconds": 0.8,
+    }
+    return {
+        **{name: value * times for name, value in counts.items()},
+        "index_bytes": 1000,
+        "drafted": {"history": [20 * times, 10 * times, 0], "live": [10 * times]},
+        "accepted": {"history": [15 * times, 5 * times, 0], "live": [5 * times]},
+    }
+
+
+def test_every_figure_of_a_period_is_that_of_its_steps() -> None:
+    before = Drafting.of_engines([engine_counts(1), engine_counts(2)])
+    since = Drafting.of_engines([engine_counts(2), engine_counts(4)]).since(before)
+    figures = Period(tally(generated_tokens=180), since, 6.0).figures()
+    assert figures["tokens_per_step"] == 1.5
+    assert figures["by_position"]["history"] == {"drafted": [60, 30, 0], "accepted": [45, 15, 0]}
+    assert figures["budget_used"] == 120 / 30
+    assert figures["draft_share"] == pytest.approx(0.3 / (2 * 6.0))
+    assert figures["fetch_latency"] == pytest.approx(0.05)
+    assert (figures["fetches"], figures["unavailable"], figures["index_bytes"]) == (12, 6, 2000)
+    relay = ("relay_received", "relay_sent", "relay_lost", "relay_gaps", "relay_failures")
+    assert [figures[name] for name in relay] == [210, 240, 9, 3, 3]
+    assert figures["estimated_saving"] == pytest.approx(0.25)
+
+
+def test_shares_and_rates_by_source_and_position_are_metrics_of_their_own() -> None:
+    metrics = as_metrics(Period(Tally(), Drafting.of_engines([engine_counts(1)]), 1.0).figures(), "redraft")
+    assert metrics["redraft/source/history/drafted"] == 30
+    assert metrics["redraft/source/history/acceptance_rate"] == pytest.approx(20 / 30)
+    assert metrics["redraft/source/live/acceptance_rate"] == 0.5
+    assert metrics["redraft/position/1/acceptance_rate"] == pytest.approx(20 / 30)
+    assert metrics["redraft/position/2/acceptance_rate"] == 0.5
+    assert "redraft/position/3/acceptance_rate" not in metrics  # nothing was drafted there
+
+
+def test_what_only_engines_know_is_unknown_when_draft_servers_tell() -> None:
+    told = Drafting.of([common_pb2.Acceptance(steps=5, emitted=7, draft_seconds=0.1)])
+    figures = Period(tally(generated_tokens=7), told, 1.0).figures()
+    assert figures["draft_share"] == pytest.approx(0.1)
+    for name in ("budget_used", "fetches", "fetch_latency", "relay_received", "estimated_saving"):
+        assert figures[name] is None
+
+
+def test_every_metric_has_a_line_with_its_unit_in_the_documentation() -> None:
+    told = tally(generated_tokens=60, started=1.0, ended=2.0)
+    metrics = as_metrics(Period.of(told, Drafting.of_engines([engine_counts(1)])).figures(), "redraft")
+    general = {
+        re.sub(
+            r"position/\d+",
+            "position/<position>",
+            re.sub(r"(source|share)/(history|live)", r"\1/<source>", name),
+        )
+        for name in metrics
+    }
+    assert general == {f"redraft/{name}" for name in FIGURES}
+    table = re.findall(r"^\| `redraft/([^`]+)` +\| ([^|]+?) +\|", DOCUMENT.read_text(), re.M)
+    assert len(table) == len(dict(table))
+    assert {name: unit for name, unit in table if name not in HEALTH} == FIGURES
+    assert set(HEALTH) <= set(dict(table))
+
+
+def test_every_count_of_the_proposer_has_a_line_in_the_documentation() -> None:
+    section = DOCUMENT.read_text().partition("## Of one engine")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `([a-z_]+)` ", section, re.M) == [item.name for item in dataclasses.fields(Stats)]
 
 
 def test_the_metrics_file_has_a_json_object_a_line_that_can_be_read_at_once(tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def test_a_dead_server_costs_one_log_line_and_a_count_and_its_last_word_holds(dr
     assert watch.take().steps == 10
     server.stop(0)
     with caplog.at_level(logging.WARNING, "redraft.recipe.verl"):
-        assert watch.take() == Drafting(by_source={"history": (0, 0)}, known=False)
+        nothing = {"by_source": {"history": (0, 0)}, "by_position": {"history": ((0,), (0,))}}
+        assert watch.take() == Drafting(**nothing, engines=1, known=False)
         assert not watch.take().known
     assert watch.failures == 2
     assert len(caplog.messages) == 1

@@ -1,7 +1,8 @@
 """What drafting costs an engine that drafts nothing, against plain decoding: `redraft bench overhead`.
 
-Engines run side by side in processes of their own and take turns, a few steps each, so that whatever else the machine
-does hits all alike; what is compared is the CPU time of turns that lie next to each other.
+Engines run side by side in processes of their own, a few steps each at the same time, so that whatever else the machine
+does hits all alike; what is compared is the CPU time of steps that were made at the same time with texts of one length.
+Not by turns: what an engine does by the clock would be done for the time of the others' turns, too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from redraft.benchmarks.overhead_engine import make_config
+from redraft.recipe.vllm.overhead_engine import make_config
 
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {"layers": 2, "hidden": 64, "heads": 2, "kv_heads": 1, "vocab_size": 1024},
@@ -31,12 +32,13 @@ PLAIN = "plain"
 
 ENGINES: dict[str, dict[str, Any]] = {
     PLAIN: {},
-    "plain, asynchronous": {"async_scheduling": True},
-    "speculation, empty proposer": {"proposer": "redraft.benchmarks.overhead_engine.EmptyProposer"},
-    "redraft, budget 0": {"proposer": "redraft.recipe.vllm.proposer.RedraftProposer", "budget": 0},
+    "asynchronous": {"async_scheduling": True},
+    "empty": {"proposer": "redraft.recipe.vllm.overhead_engine.EmptyProposer"},
+    "redraft": {"proposer": "redraft.recipe.vllm.proposer.RedraftProposer", "budget": 0},
 }
-"""What is compared. vLLM schedules synchronously as soon as a proposer of this kind is configured, so plain decoding
-is measured in both ways; the one with the synchronous scheduler is what the others are held against."""
+"""What is compared: plain decoding, likewise with the asynchronous scheduler, speculation with a proposer that does
+nothing, and redraft with a budget of 0. vLLM schedules synchronously as soon as a proposer of this kind is configured;
+so does the plain engine that the others are held against."""
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -57,15 +59,17 @@ class Row:
     engine: str
     requests: int
     cpu: float
-    """Median of the turns."""
+    """Median of the rounds."""
     wall: float
-    """Median of the turns, in wall seconds a step."""
+    """Median of the rounds, in wall seconds a step."""
     overhead: float
     """Median over the rounds of this engine's CPU time / plain's in the same round - 1."""
     error: float
     """Standard error of `overhead`, from the spread between its quartiles."""
     drafting: float | None
-    """Wall seconds a step in redraft's proposer; None without it."""
+    """Mean over all rounds, in redraft's proposer alone, on the engine's thread; None without it."""
+    drafting_share: float | None
+    """Of plain's CPU time. Far less noisy than `overhead`, of which it is the part that is redraft's own."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields under their names, times in milliseconds."""
@@ -77,6 +81,7 @@ class Row:
             "overhead": self.overhead,
             "overhead_error": self.error,
             "drafting_ms": None if self.drafting is None else 1e3 * self.drafting,
+            "drafting_share": self.drafting_share,
         }
 
 
@@ -89,14 +94,14 @@ class EngineProcess:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "redraft.benchmarks.overhead_engine"],
+            [sys.executable, "-m", "redraft.recipe.vllm.overhead_engine"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
             env={**ENVIRONMENT, **os.environ},
         )
-        self._send(settings)
+        self.send(settings)
 
     def __enter__(self) -> EngineProcess:
         return self
@@ -107,11 +112,6 @@ class EngineProcess:
         self._process.kill()
         self._process.wait()
 
-    def ask(self, order: dict[str, int]) -> dict[str, Any]:
-        """Send an order and return the answer."""
-        self._send(order)
-        return self.answer()
-
     def answer(self) -> dict[str, Any]:
         """Return the answer to what was sent."""
         assert self._process.stdout is not None
@@ -121,7 +121,8 @@ class EngineProcess:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def _send(self, order: dict[str, Any]) -> None:
+    def send(self, order: dict[str, Any]) -> None:
+        """Send an order, which is answered."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
@@ -131,6 +132,7 @@ def measure(
     model: str,
     requests: Sequence[int],
     *,
+    names: Sequence[str] = tuple(ENGINES),
     dtype: str,
     rounds: int,
     steps: int,
@@ -141,9 +143,10 @@ def measure(
     Args:
         model: name of a shape in `SHAPES`, or folder of a Hugging Face model.
         requests: numbers of running requests.
+        names: of `ENGINES`, what is compared with plain decoding.
         dtype: as vLLM takes it.
-        rounds: turns of each engine.
-        steps: engine steps a turn.
+        rounds: how often the engines make steps together.
+        steps: engine steps of a round.
         progress: called with what is being done.
     """
     rows = []
@@ -153,7 +156,8 @@ def measure(
         engines: dict[str, EngineProcess] = {}
         try:
             progress("starting the engines")
-            for name, options in ENGINES.items():
+            for name in dict.fromkeys((PLAIN, *names)):
+                options = ENGINES[name]
                 engines[name] = EngineProcess(
                     {
                         "model": folder if model in SHAPES else model,
@@ -178,28 +182,29 @@ def measure(
                 engine.answer()
             for count in requests:
                 progress(f"{count} requests")
-                rows += _compare(engines, count, rounds, steps)
+                rows += compare(engines, count, rounds, steps)
         finally:
             for engine in engines.values():
                 engine.__exit__(None, None, None)
     return rows
 
 
-def _compare(engines: dict[str, EngineProcess], requests: int, rounds: int, steps: int) -> list[Row]:
-    for engine in engines.values():
-        engine.ask({"requests": requests})
+def compare(engines: dict[str, EngineProcess], requests: int, rounds: int, steps: int) -> list[Row]:
+    """Let engines, one of which is `PLAIN`, make steps with `requests` requests each; arguments as for `measure`."""
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in engines}
-    order = list(engines)
-    for turn in range(rounds):
-        # Backwards every other time: who comes first is no advantage.
-        for name in order if turn % 2 else reversed(order):
-            turns[name].append(engines[name].ask({"steps": steps}))
+    for order in ({"requests": requests}, *[{"steps": steps}] * rounds):
+        for engine in engines.values():
+            engine.send(order)
+        for name, engine in engines.items():
+            turns[name].append(engine.answer())
+    turns = {name: mine[1:] for name, mine in turns.items()}
     cpu = {name: np.array([turn["cpu"] for turn in mine]) / steps for name, mine in turns.items()}
     rows = []
     for name, mine in turns.items():
         ratios = cpu[name] / cpu[PLAIN] - 1
         low, middle, high = np.percentile(ratios, [25, 50, 75])
-        drafting = [turn["drafting"] for turn in mine if "drafting" in turn]
+        known = [turn["drafting"] for turn in mine if "drafting" in turn]
+        drafting = float(np.mean(known)) / steps if known else None
         rows.append(
             Row(
                 engine=name,
@@ -208,7 +213,8 @@ def _compare(engines: dict[str, EngineProcess], requests: int, rounds: int, step
                 wall=float(np.median([turn["wall"] for turn in mine])) / steps,
                 overhead=float(middle),
                 error=float(1.2533 * (high - low) / 1.349 / np.sqrt(rounds)),
-                drafting=float(np.median(drafting)) / steps if drafting else None,
+                drafting=drafting,
+                drafting_share=None if drafting is None else drafting / float(np.median(cpu[PLAIN])),
             )
         )
     return rows

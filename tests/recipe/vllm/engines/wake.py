@@ -1,0 +1,134 @@
+"""One drafting engine that is put to sleep in the middle of rollouts, given other weights, and woken up.
+
+Settings: `model`; `prompts`. Result: for "kept" (paused and
+gone on with), "aborted" (aborted, then resumed with what there was) and "fresh": `ranks` (those of the tokens written
+since, under the weights of then, by teacher forcing), `lengths`, `accepted` (draft tokens, by then in all); `parts`
+(lengths at the pause); `open` (requests and groups after each); `index_bytes` after each.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the proposer is read in this very process
+
+TOKENS = 90
+
+
+def main() -> None:
+    with open(sys.argv[1]) as file:
+        settings = json.load(file)
+    import torch
+    from safetensors.torch import load_file
+    from vllm import LLM, SamplingParams
+
+    from redraft.recipe.vllm.proposer import proposers
+
+    llm = LLM(
+        settings["model"],
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=256,
+        max_num_seqs=16,
+        seed=7,
+        speculative_config={
+            "method": "custom_class",
+            "model": "redraft.recipe.vllm.proposer.RedraftProposer",
+            "num_speculative_tokens": 6,
+        },
+        additional_config={"redraft": {"min_survival": 0.0}},
+    )
+    engine, proposer, prompts = llm.llm_engine, proposers()[0], settings["prompts"]
+    texts: dict[str, list[int]] = {}
+    result: dict[str, object] = {"open": [], "index_bytes": [], "parts": {}}
+
+    def start(name: str, prompt: list[int], max_tokens: int) -> None:
+        parameters = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True, detokenize=False)
+        engine.add_request(name, {"prompt_token_ids": prompt}, parameters)
+
+    def run(steps: int | None = None) -> None:
+        while engine.has_unfinished_requests() and steps != 0:
+            for output in engine.step():
+                texts[output.request_id] = list(output.outputs[0].token_ids)
+            steps = None if steps is None else steps - 1
+
+    def change_weights(seed: int) -> None:
+        """Load weights with which every token means another one, the way a trainer brings its own."""
+        weights = load_file(Path(settings["model"]) / "model.safetensors")
+        rows = torch.randperm(1024, generator=torch.Generator().manual_seed(seed))
+        weights["lm_head.weight"] = weights["lm_head.weight"][rows]
+        llm.apply_model(lambda model: bool(model.load_weights(weights.items())))
+
+    def note(kind: str, written: dict[str, tuple[list[int], list[int]]]) -> None:
+        """Take down how a phase went; `written`: request -> (what was there, what was written since)."""
+        stats = proposer.stats()
+        forced = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        ranks = set()
+        for before, since in written.values():
+            prompt = {"prompt_token_ids": before + since}
+            output = llm.generate([prompt], forced, use_tqdm=False)[0]
+            steps = output.prompt_logprobs[len(before) :]
+            ranks |= {step[i].rank for i, step in zip(since, steps, strict=True)}
+        result[kind] = {
+            "ranks": sorted(ranks),
+            "lengths": sorted({len(before) + len(since) for before, since in written.values()}),
+            "accepted": sum(map(sum, stats.accepted.values())),
+        }
+        result["open"].append([proposer.stats().requests, proposer.stats().groups])
+        result["index_bytes"].append(proposer.stats().index_bytes)
+
+    # Weights change under requests that go on: what they have stays, what follows is the new weights'.
+    for i, prompt in enumerate(prompts * 2):
+        start(f"kept {i}", prompt, TOKENS)
+    run(steps=20)
+    parts = {name: list(text) for name, text in texts.items()}
+    llm.sleep(level=1, mode="keep")
+    change_weights(1)
+    llm.wake_up()
+    run()
+    result["parts"]["kept"] = [len(part) for part in parts.values()]
+    note(
+        "kept",
+        {
+            name: (prompts[int(name.split()[1]) % len(prompts)] + part, texts[name][len(part) :])
+            for name, part in parts.items()
+        },
+    )
+
+    # Requests are aborted, and resumed with what they had as part of the prompt.
+    texts.clear()
+    for i, prompt in enumerate(prompts * 2):
+        start(f"aborted {i}", prompt, TOKENS)
+    run(steps=20)
+    parts = {name: list(text) for name, text in texts.items()}
+    llm.sleep(level=1, mode="abort")
+    change_weights(2)
+    llm.wake_up()
+    llm.reset_prefix_cache()
+    texts.clear()
+    before = {}
+    for name, part in parts.items():
+        i = int(name.split()[1])
+        before[f"resumed {i}"] = prompts[i % len(prompts)] + part
+        start(f"resumed {i}", before[f"resumed {i}"], TOKENS - len(part))
+    run(steps=1)
+    result["after_abort"] = proposer.stats().requests
+    run()
+    result["parts"]["aborted"] = [len(part) for part in parts.values()]
+    note("aborted", {name: (before[name], text) for name, text in texts.items()})
+
+    # And the same prompts once more.
+    texts.clear()
+    for i, prompt in enumerate(prompts * 2):
+        start(f"fresh {i}", prompt, TOKENS)
+    run()
+    note(
+        "fresh", {name: (prompts[int(name.split()[1]) % len(prompts)], text) for name, text in texts.items()}
+    )
+    with open(sys.argv[2], "w") as file:
+        json.dump(result, file)
+
+
+if __name__ == "__main__":
+    main()
