@@ -37,7 +37,8 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32)
     prompt, size = settings["prompt"], model.config.vocab_size
     table = all_logits(model, prompt)
-    prompt_log_probabilities = model(torch.tensor([prompt])).logits[0].double().log_softmax(-1)
+    with torch.no_grad():
+        prompt_log_probabilities = model(torch.tensor([prompt])).logits[0].double().log_softmax(-1)
     adversary.vocab_size = size
     for text, row in table.items():
         adversary.following[text] = (int(np.argmax(row)), int(np.argmin(row)))
@@ -64,6 +65,7 @@ def main() -> None:
         result["cases"][name] = run(
             engine, prompt, parameters, Sampling(**target), requests, table, size, prompt_log_probabilities
         )
+        print(name, result["cases"][name], flush=True)  # of use when a long run is cut off
     adversary.drafter = "redraft"
     for name, parameters in settings["refused"].items():
         result["refused"][name] = refusal(engine, prompt, parameters)
@@ -121,7 +123,7 @@ def run(
                 worst = max(worst, logprob_error(completion, logits))
             worst = max(worst, prompt_error(output, prompt, prompt_log_probabilities))
         texts += count * each
-    ordered, probabilities = cells(all_texts(logits, target, prompt, size, LENGTH))
+    ordered, probabilities = cells(all_texts(logits, target, prompt, size, parameters["max_tokens"]))
     place = {text: i for i, text in enumerate(ordered)}
     strange = [text for text in seen if text not in place]
     observed = np.array([seen[text] for text in ordered])
