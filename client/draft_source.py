@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from redraft._core import FrozenIndex
 from redraft.at_exit import close_at_exit
 from redraft.client.channels import RETRYABLE, Channels, run_message
 from redraft.client.credentials import Credentials
+from redraft.client.held_indexes import Entry, HeldIndexes
 from redraft.client.index_stream import assemble
 from redraft.client.shards import Shards
 from redraft.errors import DataLoss, InvalidArgument, RedraftError
@@ -29,9 +30,6 @@ from redraft.wire import tokens_to_bytes
 
 _LOG = logging.getLogger("redraft.client")
 _HEADER = index_pb2.IndexHeader
-
-_MAX_ENTRIES = 65_536
-"""Prompts remembered at most, those without history included."""
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -68,20 +66,6 @@ class DraftSourceStats:
     """Time spent in these calls, in seconds."""
     last_error: str
     """Message of the newest failure; empty when there was none."""
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    token_ids: Int32Array
-    key: bytes
-    index: FrozenIndex | None = None
-    nbytes: int = 0
-    revision: int = 0
-    """Revision held, or the one whose blob was refused; 0 = none."""
-    address: str = ""
-    """The server that sent it."""
-    wanted: bool = False
-    asked: float = float("-inf")
 
 
 class DraftSource:
@@ -129,8 +113,8 @@ class DraftSource:
         self._credentials = credentials or Credentials.from_environment()
         self._shards = Shards(addresses, self._work, "redraft-fetch", self._credentials)
         self._changed = threading.Condition()
-        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
-        self._queues: dict[str, deque[_Entry]] = {address: deque() for address in self._shards.addresses}
+        self._held = HeldIndexes(memory_bytes)
+        self._queues: dict[str, deque[Entry]] = {address: deque() for address in self._shards.addresses}
         self._stop = threading.Event()
         self._counts = dict.fromkeys(
             (
@@ -140,14 +124,11 @@ class DraftSource:
                 "corrupt",
                 "unavailable",
                 "refused",
-                "evicted",
                 "fetched_bytes",
                 "calls",
             ),
             0,
         )
-        self._held_bytes = 0
-        self._arrivals = 0
         self._fetch_seconds = 0.0
         self._last_error = ""
         self._said: set[str] = set()
@@ -166,13 +147,7 @@ class DraftSource:
             return
         key = prompt_key(ids)
         with self._changed:
-            entry = self._entries.get(key)
-            if entry is None or not np.array_equal(entry.token_ids, ids):
-                if entry is not None:
-                    self._held_bytes -= entry.nbytes
-                entry = self._entries[key] = _Entry(ids.copy(), key)
-                self._evict()
-            self._entries.move_to_end(key)
+            entry = self._held.entry(key, ids)
             if entry.wanted or time.monotonic() - entry.asked < self._refresh:
                 return
             entry.wanted = True
@@ -188,11 +163,7 @@ class DraftSource:
         ids = np.ascontiguousarray(prompt_token_ids, dtype=np.int32)
         key = prompt_key(ids)
         with self._changed:
-            entry = self._entries.get(key)
-            if entry is None or entry.index is None or not np.array_equal(entry.token_ids, ids):
-                return None
-            self._entries.move_to_end(key)
-            return entry.index
+            return self._held.find(key, ids)
 
     def set_addresses(self, addresses: Sequence[str]) -> None:
         """Fetch from these servers from now on; what waits for one that is gone is asked of its prompt's new owner.
@@ -216,7 +187,7 @@ class DraftSource:
     @property
     def arrivals(self) -> int:
         """Grows whenever an index arrives or is replaced: while it stands still, `get` has nothing new."""
-        return self._arrivals
+        return self._held.arrivals
 
     @property
     def available(self) -> bool:
@@ -226,16 +197,17 @@ class DraftSource:
     def wait(self, timeout: float) -> bool:
         """Wait until no fetch is under way or waiting; False when `timeout` seconds passed before that."""
         with self._changed:
-            return self._changed.wait_for(lambda: not any(e.wanted for e in self._entries.values()), timeout)
+            return self._changed.wait_for(lambda: not any(e.wanted for e in self._held), timeout)
 
     def stats(self) -> DraftSourceStats:
         """Return how fetching went so far."""
         with self._changed:
             return DraftSourceStats(
                 **self._counts,
-                waiting=sum(entry.wanted for entry in self._entries.values()),
-                held=sum(entry.index is not None for entry in self._entries.values()),
-                held_bytes=self._held_bytes,
+                evicted=self._held.evicted,
+                waiting=sum(entry.wanted for entry in self._held),
+                held=sum(entry.index is not None for entry in self._held),
+                held_bytes=self._held.nbytes,
                 fetch_seconds=self._fetch_seconds,
                 last_error=self._last_error,
             )
@@ -283,7 +255,7 @@ class DraftSource:
                 self._finish(address, batch)
         channels.close()
 
-    def _fetch(self, channels: Channels, address: str, batch: list[_Entry]) -> None:
+    def _fetch(self, channels: Channels, address: str, batch: list[Entry]) -> None:
         """Fetch the batch; entries answered before a failure are not asked for again by the next try."""
         open_entries = [entry for entry in batch if entry.wanted]
         for attempt in range(2):
@@ -292,8 +264,8 @@ class DraftSource:
             open_entries = self._fetch_once(channels, address, open_entries, last=attempt == 1)
 
     def _fetch_once(
-        self, channels: Channels, address: str, entries: list[_Entry], *, last: bool
-    ) -> list[_Entry]:
+        self, channels: Channels, address: str, entries: list[Entry], *, last: bool
+    ) -> list[Entry]:
         """Make one call and return the entries whose blob was corrupt and is worth one more."""
         request = index_pb2.FetchIndexRequest(
             run=self._run,
@@ -308,7 +280,7 @@ class DraftSource:
         started = time.monotonic()
         stub = channels.stub(address)
         answers = self._calls[address] = stub.FetchIndex(request, timeout=self._timeout)
-        corrupt: list[_Entry] = []
+        corrupt: list[Entry] = []
         try:
             for position, header, blob in assemble(answers, len(entries), self._memory_bytes):
                 entry = entries[position]
@@ -323,7 +295,7 @@ class DraftSource:
                         self._counts["corrupt"] += 1
                         entry.revision, entry.address = (header.revision if last else 0), address
                         if last:  # hold nothing rather than ask for the same bytes for ever
-                            self._replace(entry, None, 0)
+                            self._held.replace(entry, None, 0)
                             entry.wanted = False
                     if not last:
                         corrupt.append(entry)
@@ -337,7 +309,7 @@ class DraftSource:
     def _accept(
         self,
         address: str,
-        entry: _Entry,
+        entry: Entry,
         header: index_pb2.IndexHeader,
         blob: npt.NDArray[np.uint8] | None,
     ) -> None:
@@ -347,43 +319,21 @@ class DraftSource:
                 self._counts["fetched"] += 1
                 self._counts["fetched_bytes"] += blob.nbytes
                 entry.revision, entry.address = header.revision, address
-                self._replace(entry, index, index.nbytes)
-                self._evict()
+                self._held.replace(entry, index, index.nbytes)
+                self._held.evict()
             elif header.outcome == _HEADER.OUTCOME_NOT_MODIFIED:
                 self._counts["not_modified"] += 1
             elif header.outcome == _HEADER.OUTCOME_NO_HISTORY:
                 self._counts["no_history"] += 1
                 if entry.address == address:  # what another server sent is better than nothing
                     entry.revision = 0
-                    self._replace(entry, None, 0)
+                    self._held.replace(entry, None, 0)
             else:
                 self._counts["refused"] += 1
                 self._last_error = header.message
             entry.wanted = False
 
-    def _replace(self, entry: _Entry, index: FrozenIndex | None, nbytes: int) -> None:
-        if self._entries.get(entry.key) is not entry:
-            return  # another prompt took its key meanwhile
-        self._held_bytes += nbytes - entry.nbytes
-        entry.index, entry.nbytes = index, nbytes
-        self._arrivals += 1
-
-    def _evict(self) -> None:
-        if self._held_bytes <= self._memory_bytes and len(self._entries) <= _MAX_ENTRIES:
-            return
-        for key in list(self._entries):
-            if self._held_bytes <= self._memory_bytes and len(self._entries) <= _MAX_ENTRIES:
-                return
-            entry = self._entries[key]
-            if entry.index is not None:
-                self._counts["evicted"] += 1
-                self._held_bytes -= entry.nbytes
-            if not entry.wanted:
-                del self._entries[key]
-            else:
-                entry.index, entry.nbytes, entry.revision = None, 0, 0
-
-    def _finish(self, address: str, batch: list[_Entry]) -> None:
+    def _finish(self, address: str, batch: list[Entry]) -> None:
         with self._changed:
             if address not in self._queues and not self._stop.is_set():  # it is not in the list any more
                 self._shards.route([entry for entry in batch if entry.wanted], self._queues)
@@ -395,7 +345,7 @@ class DraftSource:
                 entry.asked = now
             self._changed.notify_all()
 
-    def _refuse(self, address: str, batch: list[_Entry], error: grpc.RpcError) -> None:
+    def _refuse(self, address: str, batch: list[Entry], error: grpc.RpcError) -> None:
         if address not in self._queues:  # not refused, but called off
             return
         if error.code() not in RETRYABLE:

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
-import numpy as np
 import tenacity
 
-from redraft.client.channels import RETRYABLE, Channels, run_message
+from redraft.client import publish_messages
+from redraft.client.channels import RETRYABLE, Channels
 from redraft.client.credentials import Credentials
+from redraft.client.publish_messages import Item
 from redraft.client.shards import Shards
 from redraft.errors import InvalidArgument
-from redraft.rollout import Rollout, turns_of
+from redraft.rollout import Rollout
 from redraft.status import NUMBERS
-from redraft.v1 import common_pb2, publish_pb2
+from redraft.v1 import publish_pb2
 from redraft.vocabulary import Vocabulary
-from redraft.wire import check_range, tokens_to_bytes
 
 _LOG = logging.getLogger("redraft.client")
 
-_BATCH_BYTES = 16 << 20
-"""Most token bytes of one call: bounds what is sent again after a failure."""
-_MESSAGE_BYTES = 4 << 20
-"""Token bytes after which a message of the stream is closed."""
 _RETRYABLE_NUMBERS = frozenset(NUMBERS[code.name] for code in RETRYABLE)
 
 
@@ -51,29 +46,6 @@ class PublisherStats:
     """Calls that failed and were tried again."""
     last_error: str
     """Message of the newest failure; empty when there was none."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    key: bytes
-    prompt: bytes
-    response: bytes
-    epoch: int
-    step: int
-    sample: int
-    validation: bool
-    group_id: str
-    reward: float | None
-    turns: list[int]
-    versions: tuple[int, int] | None
-
-    @property
-    def nbytes(self) -> int:
-        return len(self.prompt) + len(self.response) + 64
-
-    @property
-    def group(self) -> tuple[bytes, int, int, bool, str]:
-        return (self.key, self.epoch, self.step, self.validation, self.group_id)
 
 
 class Publisher:
@@ -119,7 +91,7 @@ class Publisher:
         self._credentials = credentials or Credentials.from_environment()
         self._shards = Shards(addresses, self._work, "redraft-publish", self._credentials)
         self._changed = threading.Condition()
-        self._queues: dict[str, deque[_Item]] = {address: deque() for address in self._shards.addresses}
+        self._queues: dict[str, deque[Item]] = {address: deque() for address in self._shards.addresses}
         self._stop = threading.Event()
         self._pending = self._pending_bytes = 0
         self._published = self._refused = self._dropped = self._retries = 0
@@ -135,7 +107,9 @@ class Publisher:
             InvalidArgument: a response is malformed; the message names its field, and none of `rollouts` is queued.
         """
         size = self._vocabulary.size if self._vocabulary is not None else 0
-        items = [_check(rollout, f"rollouts[{i}]", size) for i, rollout in enumerate(rollouts)]
+        items = [
+            publish_messages.check(rollout, f"rollouts[{i}]", size) for i, rollout in enumerate(rollouts)
+        ]
         with self._changed:
             if self._stop.is_set():
                 self._dropped += len(items)
@@ -198,7 +172,7 @@ class Publisher:
 
     # Below: called with the lock held.
 
-    def _drop(self, item: _Item) -> None:
+    def _drop(self, item: Item) -> None:
         self._dropped += 1
         self._settle(item)
         self._say(
@@ -206,7 +180,7 @@ class Publisher:
             "redraft: too many responses wait to be published; dropping the oldest (counted as dropped)",
         )
 
-    def _settle(self, item: _Item) -> None:
+    def _settle(self, item: Item) -> None:
         self._pending -= 1
         self._pending_bytes -= item.nbytes
 
@@ -235,7 +209,7 @@ class Publisher:
                 self._changed.wait_for(lambda: queue or stop.is_set())
             stop.wait(self._linger)
             with self._changed:
-                batch = _take(queue, _BATCH_BYTES) if self._queues.get(address) is queue else []
+                batch = publish_messages.take(queue) if self._queues.get(address) is queue else []
             if batch:
                 self._deliver(channels, address, batch, retrying)
         with self._changed:
@@ -247,9 +221,9 @@ class Publisher:
         channels.close()
 
     def _deliver(
-        self, channels: Channels, address: str, batch: list[_Item], retrying: tenacity.Retrying
+        self, channels: Channels, address: str, batch: list[Item], retrying: tenacity.Retrying
     ) -> None:
-        groups = _group(batch)
+        groups = publish_messages.group(batch)
         outcomes: Sequence[publish_pb2.GroupOutcome] = ()
         failure = ""
         gave_up = False
@@ -263,7 +237,7 @@ class Publisher:
         except Exception as error:  # never let a thread die with responses on its hands
             failure = f"{type(error).__name__}: {error}"
             _LOG.exception("redraft: publishing failed in an unexpected way")
-        again: list[_Item] = []
+        again: list[Item] = []
         with self._changed:
             if not failure and len(outcomes) != len(groups):
                 failure = f"the server answered for {len(outcomes)} of {len(groups)} groups"
@@ -313,106 +287,12 @@ class Publisher:
                 "down", f"redraft: publishing waits for a draft server ({self._last_error}); training goes on"
             )
 
-    def _send(self, channels: Channels, address: str, groups: list[list[_Item]]) -> Any:
+    def _send(self, channels: Channels, address: str, groups: list[list[Item]]) -> Any:
         stub = channels.stub(address)
         call = stub.PublishRollouts.future(
-            _messages(self._run, self._vocabulary, groups), timeout=self._timeout
+            publish_messages.messages(self._run, self._vocabulary, groups), timeout=self._timeout
         )
         self._calls[address] = call
         outcomes = call.result().outcomes
         self._said.discard("down")
         return outcomes
-
-
-def _take(queue: deque[_Item], limit: int) -> list[_Item]:
-    """Remove and return items from the front, at least one, up to `limit` bytes."""
-    batch: list[_Item] = []
-    total = 0
-    while queue and (not batch or total + queue[0].nbytes <= limit):
-        batch.append(queue.popleft())
-        total += batch[-1].nbytes
-    return batch
-
-
-def _group(batch: list[_Item]) -> list[list[_Item]]:
-    """Return the items by group, each sample once (the newest), no group above a message's size."""
-    latest: dict[tuple[bytes, int, int, bool, str], dict[int, _Item]] = {}
-    for item in batch:
-        latest.setdefault(item.group, {})[item.sample] = item
-    groups: list[list[_Item]] = []
-    for samples in latest.values():
-        total = _MESSAGE_BYTES
-        for item in samples.values():
-            if total + item.nbytes > _MESSAGE_BYTES:
-                groups.append([])
-                total = 0
-            groups[-1].append(item)
-            total += item.nbytes
-    return groups
-
-
-def _messages(
-    run: str, vocabulary: Vocabulary | None, groups: list[list[_Item]]
-) -> Iterator[publish_pb2.PublishRolloutsRequest]:
-    message = publish_pb2.PublishRolloutsRequest(run=run_message(run, vocabulary))
-    total = 0
-    for group in groups:
-        nbytes = sum(item.nbytes for item in group)
-        if total and total + nbytes > _MESSAGE_BYTES:
-            yield message
-            message, total = publish_pb2.PublishRolloutsRequest(), 0
-        total += nbytes
-        first = group[0]
-        message.groups.add(
-            prompt=common_pb2.Prompt(token_ids=first.prompt, key=first.key),
-            epoch=first.epoch,
-            step=first.step,
-            validation=first.validation,
-            group_id=first.group_id,
-            responses=[
-                publish_pb2.Response(
-                    token_ids=item.response,
-                    sample=item.sample,
-                    reward=item.reward,
-                    turns=item.turns,
-                    first_version=None if item.versions is None else item.versions[0],
-                    last_version=None if item.versions is None else item.versions[1],
-                )
-                for item in group
-            ],
-        )
-    yield message
-
-
-def _check(rollout: Rollout, name: str, vocabulary_size: int) -> _Item:
-    for field in ("prompt_token_ids", "response_token_ids"):
-        ids = np.asarray(getattr(rollout, field))
-        if ids.ndim != 1 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
-            raise InvalidArgument(f"{name}.{field}: must hold at least one token id, integers of shape (n,)")
-        check_range(ids, f"{name}.{field}", vocabulary_size)
-    for field, limit in (("epoch", 2**32), ("step", 2**63), ("sample", 2**32)):
-        if not 0 <= getattr(rollout, field) < limit:
-            raise InvalidArgument(f"{name}.{field}: must be in [0, {limit}), got {getattr(rollout, field)}")
-    if rollout.reward is not None and not math.isfinite(rollout.reward):
-        raise InvalidArgument(f"{name}.reward: must be finite, got {rollout.reward}")
-    mask, versions = rollout.response_mask, rollout.weight_versions
-    if mask is not None and np.shape(mask) != np.shape(rollout.response_token_ids):
-        raise InvalidArgument(
-            f"{name}.response_mask: its shape {np.shape(mask)} is not that of the response, "
-            f"{np.shape(rollout.response_token_ids)}"
-        )
-    if versions is not None and not 0 <= versions[0] <= versions[1] < 2**63:
-        raise InvalidArgument(f"{name}.weight_versions: must rise and be in [0, 2**63), got {versions}")
-    return _Item(
-        key=rollout.key,
-        prompt=tokens_to_bytes(rollout.prompt_token_ids),
-        response=tokens_to_bytes(rollout.response_token_ids),
-        epoch=int(rollout.epoch),
-        step=int(rollout.step),
-        sample=int(rollout.sample),
-        validation=bool(rollout.validation),
-        group_id=rollout.group_id,
-        reward=None if rollout.reward is None else float(rollout.reward),
-        turns=[] if mask is None else turns_of(mask),
-        versions=None if versions is None else (int(versions[0]), int(versions[1])),
-    )

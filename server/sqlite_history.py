@@ -23,7 +23,6 @@ from redraft.server.history import (
     GroupRecord,
     Int32Array,
     PromptRecord,
-    ResponseRecord,
     RunRecord,
     RunSummary,
     Scope,
@@ -31,6 +30,7 @@ from redraft.server.history import (
 from redraft.server.lock import DirectoryLock
 from redraft.server.logs import event
 from redraft.server.retention import Retention, forget
+from redraft.server.sqlite_writes import GroupWriter, open_run, same_prompt
 from redraft.vocabulary import Vocabulary
 
 _LOG = logging.getLogger("redraft.server")
@@ -66,6 +66,7 @@ class SqliteHistory:
         self._lock: DirectoryLock | None = None
         self._commit: GroupCommit | None = None
         self._revision = 0
+        self._group_writer = GroupWriter(self._next_revision, self._skip)
         if readonly:
             if not self._path.is_file():
                 raise NotFound(f"data_directory: there is no history in {directory}")
@@ -128,7 +129,7 @@ class SqliteHistory:
         )
         for prompt_id, revision, stored in rows:
             try:
-                if _same_prompt(stored, token_ids):
+                if same_prompt(stored, token_ids):
                     return PromptRecord(prompt_id, revision)
             except DataLoss as error:
                 self._skip(f"prompt {prompt_id}", error)
@@ -175,7 +176,7 @@ class SqliteHistory:
             known.check_vocabulary(vocabulary)
             if known.vocabulary.merged(vocabulary) == known.vocabulary:
                 return known
-        run = self._submit(lambda connection: _open_run(connection, name, vocabulary)).result()
+        run = self._submit(lambda connection: open_run(connection, name, vocabulary)).result()
         event(_LOG, logging.INFO, "run opened", run=name, vocabulary_size=run.vocabulary.size)
         return run
 
@@ -190,7 +191,7 @@ class SqliteHistory:
             if connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run.run_id,)).fetchone() is None:
                 raise NotFound(f"run: {run.name!r} was forgotten meanwhile; publish again")
             results = [
-                self._put(connection, run, group, prompt, payload)
+                self._group_writer.put(connection, run, group, prompt, payload)
                 for group, (prompt, payload) in zip(groups, encoded, strict=True)
             ]
             self._retain(connection, run, groups, tokens)
@@ -311,113 +312,3 @@ class SqliteHistory:
         )
         if responses:
             event(_LOG, logging.INFO, "beyond retention", run=run.name, responses=responses, tokens=removed)
-
-    def _put(
-        self,
-        connection: sqlite3.Connection,
-        run: RunRecord,
-        group: GroupRecord,
-        prompt: bytes,
-        payload: bytes,
-    ) -> Appended:
-        found = connection.execute(
-            "SELECT prompt_id, token_ids FROM prompts WHERE run_id = ? AND key = ?", (run.run_id, group.key)
-        ).fetchone()
-        if found is None:
-            prompt_id = connection.execute(
-                "INSERT INTO prompts (run_id, key, revision, token_ids) VALUES (?, ?, 0, ?)",
-                (run.run_id, group.key, prompt),
-            ).lastrowid
-        else:
-            prompt_id, stored = found
-            try:
-                if stored != prompt and not _same_prompt(stored, group.prompt_token_ids):
-                    return Appended(
-                        error=FailedPrecondition("prompt.key: another prompt of the run has this key")
-                    )
-            except DataLoss as error:
-                self._skip(f"prompt {prompt_id} (now replaced)", error)
-                connection.execute(
-                    "UPDATE prompts SET token_ids = ? WHERE prompt_id = ?", (prompt, prompt_id)
-                )
-        identity = (prompt_id, group.epoch, group.step, group.validation)
-        old = connection.execute(
-            "SELECT group_row, payload FROM groups WHERE prompt_id = ? AND epoch = ? AND step = ? AND validation = ?",
-            identity,
-        ).fetchone()
-        responses = group.responses
-        if old is None:
-            result = Appended(stored=len(responses))
-        elif old[1] == payload:
-            return Appended(unchanged=len(responses))
-        else:
-            responses, result = self._merge(old, responses)
-            if not (result.stored or result.replaced):
-                return result
-            payload = codec.encode(responses)
-            connection.execute("DELETE FROM groups WHERE group_row = ?", (old[0],))
-        rewards = [r.reward for r in responses if r.reward is not None and not group.validation]
-        tokens = sum(r.token_ids.size for r in responses)
-        connection.execute(
-            "INSERT INTO groups (run_id, prompt_id, epoch, step, validation, group_id, responses, tokens, rewarded, "
-            "reward_sum, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                run.run_id,
-                *identity,
-                group.group_id,
-                len(responses),
-                tokens,
-                len(rewards),
-                sum(rewards),
-                payload,
-            ),
-        )
-        connection.execute(
-            "UPDATE prompts SET revision = ? WHERE prompt_id = ?",
-            (self._next_revision(), prompt_id),
-        )
-        return result
-
-    def _merge(
-        self, old: tuple[int, bytes], new: Sequence[ResponseRecord]
-    ) -> tuple[list[ResponseRecord], Appended]:
-        try:
-            merged = {response.sample: response for response in codec.decode(old[1])}
-        except DataLoss as error:
-            self._skip(f"group {old[0]} (now replaced)", error)
-            merged = {}
-        stored = replaced = unchanged = 0
-        for response in new:
-            known = merged.get(response.sample)
-            if known is None:
-                stored += 1
-            elif known.same(response):
-                unchanged += 1
-            else:
-                replaced += 1
-            merged[response.sample] = response
-        return list(merged.values()), Appended(stored, replaced, unchanged)
-
-
-def _open_run(connection: sqlite3.Connection, name: str, vocabulary: Vocabulary) -> RunRecord:
-    row = connection.execute(
-        "SELECT run_id, vocabulary_size, vocabulary_fingerprint FROM runs WHERE name = ?", (name,)
-    ).fetchone()
-    if row is None:
-        run_id = connection.execute(
-            "INSERT INTO runs (name, vocabulary_size, vocabulary_fingerprint) VALUES (?, ?, ?)",
-            (name, vocabulary.size, vocabulary.fingerprint),
-        ).lastrowid
-        return RunRecord(run_id or 0, name, vocabulary)
-    known = RunRecord(row[0], name, Vocabulary(row[1], row[2]))
-    known.check_vocabulary(vocabulary)
-    merged = known.vocabulary.merged(vocabulary)
-    connection.execute(
-        "UPDATE runs SET vocabulary_size = ?, vocabulary_fingerprint = ? WHERE run_id = ?",
-        (merged.size, merged.fingerprint, known.run_id),
-    )
-    return RunRecord(known.run_id, name, merged)
-
-
-def _same_prompt(stored: bytes, token_ids: Int32Array) -> bool:
-    return np.array_equal(codec.decode_prompt(stored), token_ids)

@@ -64,17 +64,41 @@ def test_a_vocabulary_needs_no_transformers():
 
 
 tokens = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=40)
+versions = st.none() | st.tuples(st.integers(0, 2**62), st.integers(0, 2**62)).map(
+    lambda pair: tuple(sorted(pair))
+)
 groups = st.lists(
-    st.tuples(tokens, st.none() | st.floats(allow_nan=False, allow_infinity=False)), min_size=1, max_size=8
+    st.tuples(
+        tokens | st.lists(st.integers(0, 65535), min_size=1, max_size=40),
+        st.none() | st.floats(allow_nan=False, allow_infinity=False),
+        st.none() | st.integers(0, 39),
+        versions,
+    ),
+    min_size=1,
+    max_size=8,
 )
 
 
 def records(rows) -> list[ResponseRecord]:
-    return [ResponseRecord(i, np.array(ids, dtype=np.int32), reward) for i, (ids, reward) in enumerate(rows)]
+    made = []
+    for i, (ids, reward, foreign, version) in enumerate(rows):
+        # From that token on somebody else wrote.
+        context = None if foreign is None or foreign >= len(ids) else np.arange(len(ids)) >= foreign
+        made.append(ResponseRecord(i, np.array(ids, dtype=np.int32), reward, context, version))
+    return made
 
 
 def plain(responses) -> list[tuple]:
-    return [(response.sample, response.token_ids.tolist(), response.reward) for response in responses]
+    return [
+        (
+            r.sample,
+            r.token_ids.tolist(),
+            r.reward,
+            None if r.context is None else r.context.tolist(),
+            r.versions,
+        )
+        for r in responses
+    ]
 
 
 @given(groups)
