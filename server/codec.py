@@ -52,7 +52,7 @@ def encode(responses: Sequence[ResponseRecord]) -> bytes:
             np.array(rewards, dtype="<f8").tobytes(),
             np.array(versions, dtype="<i8").T.tobytes() if flags & _VERSIONS else b"",
             ids.astype("<u2").tobytes(),
-            high.tobytes() if flags else b"",
+            high.tobytes() if flags & _HIGH else b"",
         )
     )
     return compress(raw)
