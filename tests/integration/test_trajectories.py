@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redraft._core import FrozenIndex
@@ -30,6 +30,7 @@ def trajectory(**changes) -> Rollout:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
+@settings(deadline=None)
 def test_turns_say_what_the_mask_says(mask):
     turns = turns_of(mask)
     context = context_of(turns)
@@ -182,14 +183,19 @@ def test_versions_alone_do_not_age_a_prompt_of_one_epoch():
     assert weights(group(0, 3, (0, 0), (2, 5))) == [1.0, 1.0]
 
 
-@given(st.lists(st.tuples(st.lists(st.booleans(), min_size=1, max_size=20), st.none() | st.integers(0, 99))))
-def test_the_stored_form_keeps_masks_and_versions(rows):
-    if not rows:
-        return
+@given(
+    st.lists(
+        st.tuples(st.lists(st.booleans(), min_size=1, max_size=20), st.none() | st.integers(0, 99)),
+        min_size=1,
+    ),
+    st.sampled_from([5, 2**16 - 1, 2**16, 2**31 - 1]),
+)
+@settings(deadline=None)
+def test_the_stored_form_keeps_masks_and_versions(rows, token):
     responses = [
         ResponseRecord(
             i,
-            np.full(len(mask), 2**31 - 1 - i, np.int32),
+            np.full(len(mask), token, np.int32),
             context=context_of(turns_of(mask)),
             versions=None if version is None else (version, version + 1),
         )

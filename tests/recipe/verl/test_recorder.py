@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from redraft.recipe.verl.attempts import Attempt
 from redraft.recipe.verl.recorder import EPOCH, OCCURRENCE, OCCURRENCE_STRIDE, Recorder, generation_start
 from redraft.recipe.verl.tally import SPEC_KEYS, Slot
 
@@ -89,6 +90,37 @@ def test_without_servers_rollouts_are_only_counted(make_output) -> None:
     assert (tally.drafted, tally.accepted, tally.verify_steps, tally.metered_tokens) == (8, 2, 2, 4)
     assert tally.generation_seconds == 3.0
     assert tally.reward == 1.0
+
+
+def test_attempts_tell_the_weights_and_which_tokens_were_metered(draft_server, make_output, stored) -> None:
+    _, address, data = draft_server
+    recorder = Recorder(session(address))
+    counters = dict(zip(SPEC_KEYS, (99, 99, 99), strict=True))  # verl's, of the last attempt alone
+    output = make_output(response_mask=[1, 1, 0, 1], extra_fields={"min_global_steps": 9, **counters})
+    attempts = [Attempt(2, 3, None), Attempt(0, 4, None), Attempt(1, 5, (6, 1, 2))]
+    recorder.record([output], False, fields(), TIMES, attempts)
+    tally = collect(recorder)["tallies"][Slot(False, 3, 1)]
+    assert (tally.generated_tokens, tally.metered_tokens) == (3, 1)
+    assert (tally.drafted, tally.accepted, tally.verify_steps) == (6, 1, 2)
+    (rollout,) = stored(data, "run")
+    assert rollout.response_mask.astype(int).tolist() == [1, 1, 0, 1]
+    assert rollout.weight_versions == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("told", "versions"),
+    [({"min_global_steps": 2, "max_global_steps": 4}, (2, 4)), ({"max_global_steps": 4}, None), ({}, None)],
+)
+def test_without_attempts_verls_own_versions_are_published(
+    draft_server, make_output, stored, told, versions
+) -> None:
+    _, address, data = draft_server
+    recorder = Recorder(session(address))
+    recorder.record([make_output(extra_fields=told)], False, fields(), TIMES)
+    collect(recorder)
+    (rollout,) = stored(data, "run")
+    assert rollout.weight_versions == versions
+    assert rollout.response_mask is None
 
 
 def test_a_loop_generates_until_it_ends_and_prepares_before(make_output) -> None:
