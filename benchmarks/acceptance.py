@@ -16,6 +16,8 @@ from redraft.benchmarks.traces import Trace
 from redraft.errors import InvalidArgument
 
 SEARCH_ROUNDS = 7
+SPENT = 0.99
+"""Share of what may be spent that is near enough to it."""
 DRAFTERS = ("redraft", "plain", "own", "last-epoch", "siblings", "suffix", "oracle")
 """redraft, and the baselines in the order in which they are shown."""
 
@@ -67,7 +69,9 @@ def run(
         watch = None
         if progress is not None:
             progress(name, place / len(drafters))
-            watch = _Watch(progress, name, place / len(drafters), 1 / (max(1, tokens) * rounds * len(drafters)))
+            watch = _Watch(
+                progress, name, place / len(drafters), 1 / (max(1, tokens) * rounds * len(drafters))
+            )
         runner = partial(
             replay,
             trace,
@@ -146,7 +150,7 @@ def search(
             if best is None or threshold <= best[1]:
                 best = (figures, threshold)
             high, spent_high = at, spent
-            if spent >= 0.995 * most or at <= math.log(1e-3):
+            if spent >= SPENT * most or at <= math.log(1e-3):
                 break
         else:
             low, spent_low = at, spent

@@ -8,6 +8,7 @@ from redraft.lazy_group import LazyGroup
 
 COMMANDS = {
     "acceptance": ("redraft.benchmarks.acceptance_command:acceptance", "Replay recorded rollouts."),
+    "ablate": ("redraft.benchmarks.ablate_command:ablate", "Switch each ingredient off in turn."),
     "cost-table": (
         "redraft.recipe.vllm.cost_table_command:cost_table",
         "Measure what a step of a vLLM engine costs.",

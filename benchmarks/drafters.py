@@ -29,6 +29,24 @@ def routes(prompts: Sequence[Int32Array]) -> list[int]:
     return [firsts.setdefault(prompt.tobytes(), i) for i, prompt in enumerate(prompts)]
 
 
+def cut_after(rows: Rows, ends: Int32Array) -> Rows:
+    """Return rows that go no further than their first end token.
+
+    A conversation's history goes on with what users and tools said; no draft of that can be accepted.
+    """
+    stops = np.flatnonzero(np.isin(rows.token_ids, ends))
+    if not stops.size:
+        return rows
+    first = np.searchsorted(stops, rows.offsets[:-1])  # the first stop at or after each row's begin
+    stop = np.where(first < stops.size, stops[np.minimum(first, stops.size - 1)], rows.token_ids.size)
+    lengths = np.minimum(stop + 1, rows.offsets[1:]) - rows.offsets[:-1]
+    bounds = np.zeros(rows.offsets.size, np.int32)
+    np.cumsum(lengths, out=bounds[1:])
+    places = np.repeat(rows.offsets[:-1] - bounds[:-1], lengths) + np.arange(bounds[-1])
+    kept = None if rows.probabilities is None else rows.probabilities[places]
+    return Rows(rows.token_ids[places], bounds, kept, rows.sources)
+
+
 class Redraft:
     """redraft's drafter: history of all earlier epochs, live siblings, the shared index.
 
@@ -77,12 +95,15 @@ class Redraft:
         self._past: dict[int, list[tuple[Response, int]]] = {}
         self._history: dict[int, FrozenIndex] = {}
         self._live: dict[int, LiveIndex] = {}
+        self._ends = EMPTY
 
     def start_epoch(self, prompts: Sequence[Int32Array], history: list[list[Response]]) -> None:
         """Forget the last epoch's groups; indexes are built as prompts come."""
         if prompts is not self._prompts:
             self._prompts, self._routes = prompts, routes(prompts)
         self._live, self._history, self._past = {}, {}, {}
+        turns = [(r, end) for epoch in history for r in epoch for _, end in r.spans[:-1]]
+        self._ends = np.unique(np.asarray([r.token_ids[end - 1] for r, end in turns], np.int32))
         if not self._uses_history:
             return
         for age, epoch in enumerate(reversed(history[-self._window :])):
@@ -108,6 +129,8 @@ class Redraft:
         """Open a request on its group's live index and its prompt's history."""
         prompt = self._routes[response.prompt]
         known = response.known(turn)
+        if turn and known[response.turns[turn - 1][1] - 1] not in self._ends:
+            self._ends = np.append(self._ends, known[response.turns[turn - 1][1] - 1])
         routed = turn == 0 or self._prefix_routing
         history = self._history_of(prompt) if routed else None
         if not self._uses_live:
@@ -127,7 +150,8 @@ class Redraft:
         batch = self._drafter.step(requests, new, offsets, horizons)
         if self._untaught is not None:
             self._drafter.restore(self._untaught)
-        return Rows(batch.token_ids, batch.offsets, batch.probabilities, batch.sources)
+        rows = Rows(batch.token_ids, batch.offsets, batch.probabilities, batch.sources)
+        return cut_after(rows, self._ends) if self._ends.size else rows
 
     def close(self, request: int) -> None:
         """Close the request; its text goes on serving the group."""

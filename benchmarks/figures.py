@@ -174,7 +174,11 @@ class Tally:
             for rows, part in zip(drafts, accepted_of, strict=True)
         ]
         source = np.concatenate(sources)
-        for into, by in ((figures.by_position, classes), (figures.by_turn, turn), (figures.by_source, source)):
+        for into, by in (
+            (figures.by_position, classes),
+            (figures.by_turn, turn),
+            (figures.by_source, source),
+        ):
             for i, values in enumerate(counts):
                 into[i] += np.bincount(by, weights=values, minlength=into.shape[1])
         figures.history_by_turn += np.bincount(turn[source == 1], minlength=figures.history_by_turn.size)
@@ -188,7 +192,9 @@ class Tally:
             return
         survival = survivals(probabilities, lengths)
         ends = np.cumsum(lengths)
-        right = np.arange(probabilities.size) - np.repeat(ends - lengths, lengths) < np.repeat(accepted, lengths)
+        right = np.arange(probabilities.size) - np.repeat(ends - lengths, lengths) < np.repeat(
+            accepted, lengths
+        )
         bins = np.clip((survival * BINS).astype(np.int64), 0, BINS - 1)
         for i, weights in enumerate((None, survival, right)):
             self._figures.reliability[i] += np.bincount(bins, weights=weights, minlength=BINS)

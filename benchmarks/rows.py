@@ -72,7 +72,9 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if path.suffix == ".zst":
             import zstandard
 
-            data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data), read_across_frames=True).read()
+            data = (
+                zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data), read_across_frames=True).read()
+            )
         elif path.suffix == ".gz":
             data = gzip.decompress(data)
     except Exception as error:
