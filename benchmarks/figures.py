@@ -49,7 +49,7 @@ class Figures:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     draft_us: list[float] = field(default_factory=list)
-    """Processor time of drafting in each engine step divided by its requests, in microseconds."""
+    """Time of drafting in each engine step divided by its requests, in microseconds."""
     reliability: Float64Array = field(default_factory=lambda: np.zeros((3, BINS)))
     """By bin of predicted survival: drafted tokens, their predicted survivals, the accepted of them."""
     by_source: Float64Array = field(default_factory=lambda: _slices(len(SOURCES)))

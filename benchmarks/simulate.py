@@ -102,8 +102,8 @@ class Judge(Redraft):
     """Compares, step by step, the number of tokens that the rule drafts with what hindsight would have drafted.
 
     The rule knows the table. The oracle chooses another number of the same proposals, likeliest first, knowing how many
-    of them will be accepted; the clairvoyant chooses the tokens themselves. All three are asked in the states that the
-    rule comes to.
+    of them will be accepted; the clairvoyant chooses the tokens themselves. Beside them stands the one length for every
+    request and step that turns out to have been best. All are asked in the states that the rule comes to.
     """
 
     def __init__(self, table: CostTable, options: Options) -> None:
@@ -113,6 +113,8 @@ class Judge(Redraft):
         self._order = np.empty(0, np.int64)
         self.choices = np.zeros((3, 3))
         """Rule, oracle, clairvoyant: draft tokens, emitted tokens, seconds."""
+        self.lengths = np.zeros((options.horizon + 1, 2))
+        """Had every request always had so many draft tokens: emitted tokens, seconds."""
         self.steps = 0
         """Steps of single requests."""
 
@@ -140,6 +142,11 @@ class Judge(Redraft):
         perfect = self._best(count, only)
         taken = int(rows.offsets[-1])
         self.steps += count
+        sizes = np.arange(len(self.lengths))
+        long = np.diff(self._whole.offsets)
+        drafted = np.minimum(long[:, None], sizes).sum(axis=0)
+        self.lengths[:, 0] += count + np.minimum(right[:, None], sizes).sum(axis=0)
+        self.lengths[:, 1] += self._table.seconds_at(count, drafted)
         for i, (tokens, gained) in enumerate(
             ((taken, float(accepted.sum())), (best, known[best]), (perfect, float(perfect)))
         ):
@@ -197,6 +204,7 @@ def run(trace: Trace, table: CostTable, concurrency: int, options: Options) -> l
             figures = counted.result()
         plain = plain_seconds([r.token_ids.size - 1 for r in responses], concurrency, table)
         rule, oracle, clairvoyant = judge.choices[:, 1] / judge.choices[:, 2]
+        by_length = judge.lengths[:, 0] / judge.lengths[:, 1]
         results.append(
             {
                 "file": trace.name,
@@ -216,6 +224,8 @@ def run(trace: Trace, table: CostTable, concurrency: int, options: Options) -> l
                 "explored": priced.budget.explored_seconds / max(1e-9, priced.budget.seconds),
                 "rule_of_oracle": rule / oracle,
                 "rule_of_clairvoyant": rule / clairvoyant,
+                "rule_of_best_length": rule / by_length.max(),
+                "best_length": int(by_length.argmax()),
                 "rule_length": judge.choices[0, 0] / judge.steps,
                 "oracle_length": judge.choices[1, 0] / judge.steps,
             }

@@ -15,7 +15,9 @@ COLUMNS = {
     "tokens_per_step": "tokens/step",
     "drafted_per_step": "drafted",
     "steps_with_draft": "drafting",
+    "time_ratio": "time",
     "rule_of_oracle": "of oracle",
+    "rule_of_best_length": "of one length",
     "rule_length": "length",
     "oracle_length": "oracle's",
 }
@@ -44,6 +46,12 @@ COLUMNS = {
 @click.option(
     "--noise", type=click.FloatRange(0), default=0.1, help="Spread of the step times that are seen."
 )
+@click.option(
+    "--responses",
+    type=click.IntRange(1),
+    default=4,
+    help="Priced for each request that runs at once, at least.",
+)
 @click.option("--max-tokens", type=click.IntRange(1), default=12000, help="Cut longer responses.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--png", type=OUT, help="Write the curves.")
@@ -58,41 +66,62 @@ def simulate(
     min_survival: float,
     policy: str,
     noise: float,
+    responses: int,
     max_tokens: int,
     as_json: bool,
     png: Path | None,
 ) -> None:
     """Price recorded rollouts: time against plain decoding, by concurrency."""
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from redraft.benchmarks.replay_files import each_file
     from redraft.benchmarks.simulate import Options, load, run, shipped_tables
-    from redraft.benchmarks.traces import read
     from redraft.errors import RedraftError
 
-    options = Options(horizon=horizon, min_survival=min_survival, policy=policy, noise=noise)
+    options = Options(
+        horizon=horizon,
+        min_survival=min_survival,
+        policy=policy,
+        per_slot=responses,
+        least=8 * responses,
+        noise=noise,
+    )
     names = tables or tuple(shipped_tables())
     counts = at_once or tuple(2**i for i in range(10))
+    cells = [(name, count) for name in names for count in counts]
     results: list[dict[str, Any]] = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        try:
-            task = progress.add_task("pricing", total=len(files) * len(names) * len(counts))
-            for file in files:
-                trace = read(file, tokenizer, max_tokens).cut(samples_per_epoch, epochs)
-                for name in names:
-                    for count in counts:
-                        results += run(trace, load(name), count, options)
-                        progress.advance(task)
-        except RedraftError as error:
-            raise click.ClickException(str(error)) from None
+    try:
+        loaded = {name: load(name) for name in names}
+        for trace, progress in each_file(files, tokenizer, max_tokens, samples_per_epoch, epochs):
+            for place, (name, count) in enumerate(cells):
+                progress(f"{name}, {count} at once", place / len(cells))
+                results += run(trace, loaded[name], count, options)
+    except RedraftError as error:
+        raise click.ClickException(str(error)) from None
     if png is not None:
         from redraft.benchmarks.simulate_plots import draw
 
         draw(results, png)
     if as_json:
-        click.echo(json.dumps({"results": results}))
+        from redraft.provenance import provenance
+
+        found = {"results": results, "switches_off": switches_off(results)}
+        click.echo(json.dumps(found | provenance()))
         return
     _print(results)
+
+
+def switches_off(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return for each file, table and epoch the fewest requests at once from which on a draft is rare: fewer than one
+    step in twenty has one. None: it never is."""
+    found = []
+    for key in dict.fromkeys((entry["file"], entry["table"], entry["epoch"]) for entry in results):
+        own = [entry for entry in results if (entry["file"], entry["table"], entry["epoch"]) == key]
+        off: int | None = None
+        for entry in sorted(own, key=lambda entry: -int(entry["concurrency"])):
+            if entry["steps_with_draft"] >= 0.05:
+                break
+            off = entry["concurrency"]
+        found.append({"file": key[0], "table": key[1], "epoch": key[2], "concurrency": off})
+    return found
 
 
 def _print(results: list[dict[str, Any]]) -> None:
@@ -104,8 +133,16 @@ def _print(results: list[dict[str, Any]]) -> None:
         figures = [f"{entry[key]:.3f}" for key in COLUMNS]
         table.add_row(entry["file"], entry["table"], str(entry["epoch"]), str(entry["concurrency"]), *figures)
     Console(width=max(Console().width, 150)).print(table)
-    worst = max(results, key=lambda entry: float(entry["time_ratio"]))
-    click.echo(
-        f"slowest against plain decoding: {worst['time_ratio']:.3f} of its time ({worst['file']}, {worst['table']},"
-        f" {worst['concurrency']} at once, epoch {worst['epoch']})"
-    )
+    click.echo("\nRequests at once from which on hardly anything is drafted:")
+    for entry in switches_off(results):
+        off = entry["concurrency"] or "never"
+        click.echo(f"  {entry['file']}, {entry['table']}, epoch {entry['epoch']}: {off}")
+    click.echo("\nOver all cells, the worst:")
+    for what, key, pick in (
+        ("time over plain decoding's (must be <= 1.02)", "time_ratio", max),
+        ("of the oracle's choice of the number of tokens, step by step", "rule_of_oracle", min),
+        ("of the best single length in hindsight", "rule_of_best_length", min),
+    ):
+        entry = pick(results, key=lambda entry: float(entry[key]))
+        where = f"{entry['file']}, {entry['table']}, {entry['concurrency']} at once, epoch {entry['epoch']}"
+        click.echo(f"  {what}: {entry[key]:.3f} ({where})")

@@ -38,15 +38,15 @@ class CostTable:
         tokens = np.asarray(draft_tokens, np.float64)
         if not self.requests.size:
             return _line(self.draft_tokens, self.seconds[0], tokens + requests)
-        rows = np.stack([_line(self.draft_tokens, row, tokens) for row in self.seconds])
-        if len(rows) == 1 or requests <= self.requests[0]:
-            return np.asarray(rows[0])
+        if len(self.requests) == 1 or requests <= self.requests[0]:
+            return _line(self.draft_tokens, self.seconds[0], tokens)
         if requests >= self.requests[-1]:
             more = float(_line(self.requests, self.seconds[:, 0], np.asarray(requests)) - self.seconds[-1, 0])
-            return np.asarray(rows[-1] + more)
+            return np.asarray(_line(self.draft_tokens, self.seconds[-1], tokens) + more)
         upper = int(np.searchsorted(self.requests, requests))
         part = (requests - self.requests[upper - 1]) / (self.requests[upper] - self.requests[upper - 1])
-        return np.asarray(rows[upper - 1] + part * (rows[upper] - rows[upper - 1]))
+        low, high = (_line(self.draft_tokens, row, tokens) for row in self.seconds[upper - 1 : upper + 1])
+        return np.asarray(low + part * (high - low))
 
     def to_json(self) -> dict[str, Any]:
         """Return what `read_cost_table` reads."""

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from redraft.benchmarks.simulate import Options, choose, plain_seconds, run
-from redraft.benchmarks.simulate_command import simulate
+from redraft.benchmarks.simulate_command import simulate, switches_off
 from redraft.benchmarks.traces import Response, Trace
 from redraft.cost_table import CostTable
 
@@ -54,6 +54,7 @@ def test_free_drafts_are_made_and_dear_ones_are_not(at_once: int):
     assert dear["time_ratio"] <= 1.02
     for result in (free, dear):
         assert 0.9 < result["rule_of_oracle"] <= 1 + 1e-9
+        assert result["rule_of_best_length"] > 0.95
         assert result["rule_of_clairvoyant"] <= result["rule_of_oracle"] + 1e-9
         assert result["speedup"] <= 1.05 * result["speedup_known_costs"]
 
@@ -78,7 +79,19 @@ def test_the_command_prices_with_shipped_tables(tmp_path: Path):
     assert [(entry["concurrency"], entry["epoch"]) for entry in entries] == [(2, 0), (2, 1), (4, 0), (4, 1)]
     assert all(entry["speedup"] > 1 for entry in entries)
     assert (tmp_path / "made.png").stat().st_size > 1000
-    assert "slowest" in CliRunner().invoke(simulate, arguments).output
+    printed = CliRunner().invoke(simulate, arguments).output
+    assert "time over plain decoding's" in printed
+    assert "hardly anything is drafted" in printed
+
+
+def test_where_drafting_switches_off_is_the_fewest_requests_beyond_which_it_is_rare():
+    shares = {1: 0.9, 2: 0.01, 4: 0.3, 8: 0.04, 16: 0.0}
+    entries = [
+        {"file": "f", "table": "t", "epoch": 0, "concurrency": at_once, "steps_with_draft": share}
+        for at_once, share in shares.items()
+    ]
+    assert [found["concurrency"] for found in switches_off(entries)] == [8]
+    assert switches_off(entries[:1])[0]["concurrency"] is None
 
 
 def test_an_unknown_table_is_refused(tmp_path: Path):
