@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import zstandard
 from click.testing import CliRunner
+from pyarrow import parquet
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
+from redraft import LiveIndex
+from redraft.benchmarks.ablate_command import ablate
 from redraft.benchmarks.acceptance import Options, run, search
 from redraft.benchmarks.acceptance_command import acceptance
 from redraft.benchmarks.baselines import BASELINES
-from redraft.benchmarks.drafters import EMPTY, Redraft
+from redraft.benchmarks.drafters import EMPTY, Redraft, cut_after
 from redraft.benchmarks.figures import Rows
 from redraft.benchmarks.replay import replay
 from redraft.benchmarks.traces import Int32Array, Response, Trace, read
@@ -157,14 +166,161 @@ def test_search_spends_at_most_what_is_allowed() -> None:
     assert 1.0 < last.drafted / last.steps <= 2.0
 
 
-def test_read_names_the_row_that_is_wrong(tmp_path: Path) -> None:
+def test_a_turn_is_a_request_of_its_own_that_knows_what_came_before() -> None:
+    fixed = Fixed([7, 8])
+    # context 1 2, the policy writes 5 7 8 9; context 3, the policy writes 6 7
+    ids = np.asarray([1, 2, 5, 7, 8, 9, 3, 6, 7], np.int32)
+    trace = Trace("made", [np.asarray([500], np.int32)], [Response(0, 0, 0, ids, 0.0, ((2, 6), (7, 9)))])
+    (figures,) = replay(trace, fixed)
+    assert fixed.told == {0: [1, 2, 5, 7, 8, 9], 1: [1, 2, 5, 7, 8, 9, 3, 6, 7]}
+    assert (figures.tokens, figures.requests, figures.steps, figures.accepted) == (6, 2, 2, 3)
+    by_turn = figures.result()["by_turn"]
+    assert [turn["steps"] for turn in by_turn] == [1, 1]
+    assert [turn["tokens_per_step"] for turn in by_turn] == [3.0, 1.0]
+
+
+def test_every_turn_drafts_from_history_by_the_prompt_that_was_published() -> None:
+    rng = np.random.default_rng(3)
+    talk = rng.integers(1, 400, 120).astype(np.int32)
+    spans = ((10, 40), (50, 80), (90, 120))
+    talk[[39, 79, 119]] = 0  # ends of turns
+    trace = Trace("made", [talk[:1]], [Response(0, epoch, 0, talk, 0.0, spans) for epoch in range(2)])
+    found = replay(trace, Redraft(0.1))[1].result()["by_turn"]
+    lost = replay(trace, Redraft(0.1, prefix_routing=False))[1].result()["by_turn"]
+    assert all(turn["history_coverage"] > 0.5 for turn in found)
+    assert [turn["history_coverage"] > 0 for turn in lost] == [True, False, False]
+
+
+def test_drafts_end_with_the_turn() -> None:
+    rows = Rows(np.asarray([4, 0, 5, 0, 6, 7], np.int32), np.asarray([0, 3, 3, 4, 6], np.int32))
+    kept = cut_after(rows, np.asarray([0], np.int32))
+    assert kept.token_ids.tolist() == [4, 0, 0, 6, 7]
+    assert kept.offsets.tolist() == [0, 2, 2, 3, 5]
+
+
+def test_the_suffix_rule_takes_the_match_length_that_promises_most() -> None:
+    index = LiveIndex(EMPTY)
+    index.add_sequence(np.asarray([1, 2, 3, 4, 5, 6, 7, 8], np.int32))
+    own = index.add_sequence(np.asarray([1, 2, 3, 4], np.int32))
+    tokens, score = index.depth_limited(own, horizon=8)
+    assert tokens.tolist() == [5, 6, 7, 8]
+    assert score == pytest.approx(4 * 0.5)  # the text's own end is an occurrence that nothing follows
+    assert index.depth_limited(own, horizon=8, depth=5)[0].tolist() == [5, 6]  # 3 + 2 tokens deep
+    assert index.depth_limited(own, horizon=8, min_probability=0.6)[0].size == 0
+
+
+def test_slices_say_the_same_as_the_whole() -> None:
+    rng = np.random.default_rng(4)
+    texts = [rng.integers(0, 4, 100).tolist() for _ in range(6)]
+    entry = replay(make_trace(*[(0, i % 2, text) for i, text in enumerate(texts)]), Redraft())[-1].result()
+    for view in ("by_source", "by_position"):
+        counts = entry[view].values()
+        assert sum(c["steps"] for c in counts) == entry["steps"]
+        drafted = sum(c["steps"] * c["drafted_per_step"] for c in counts) / entry["steps"]
+        assert drafted == pytest.approx(entry["drafted_per_step"])
+
+
+ROW = {"prompt_token_ids": [1], "response_token_ids": [2]}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"prompt_token_ids": [1]}, "row 2 has neither response nor response_token_ids"),
+        ({"response_token_ids": [1]}, "row 2 has neither prompt nor prompt_token_ids"),
+        (ROW | {"response_token_ids": [1, -1]}, "row 2: response_token_ids must be"),
+        (ROW | {"response_token_ids": "text"}, "row 2: response_token_ids must be"),
+        (ROW | {"response_token_ids": [[1]]}, "row 2: response_token_ids must be"),
+        ({"prompt_token_ids": [1], "response": 7}, "row 2: response must be text"),
+        (ROW | {"epoch": "first"}, "row 2: epoch must be"),
+        (ROW | {"sample": -1}, "row 2: sample must be"),
+        (ROW | {"reward": "good"}, "row 2: reward must be"),
+        (ROW | {"turns": "none"}, "row 2: turns must be"),
+        (ROW | {"turns": [{"context": "a"}]}, r"row 2: turns\[0\] has neither response"),
+    ],
+)
+def test_read_names_the_row_and_the_field_that_are_wrong(
+    tmp_path: Path, row: dict[str, object], said: str
+) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"prompt_token_ids": [1], "response_token_ids": [2]}\n{"prompt_token_ids": [1]}\n')
-    with pytest.raises(InvalidArgument, match="row 2"):
+    path.write_text(json.dumps(ROW) + "\n" + json.dumps(row))
+    with pytest.raises(InvalidArgument, match=said):
         read(path, None, 100)
+
+
+def test_read_names_what_is_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
     path.write_text("{\n")
     with pytest.raises(InvalidArgument, match="line 1"):
         read(path, None, 100)
+    for name in ("rows.jsonl.gz", "rows.jsonl.zst", "rows.parquet"):
+        (tmp_path / name).write_bytes(b"nothing of the kind")
+        with pytest.raises(InvalidArgument, match=name):
+            read(tmp_path / name, None, 100)
+
+
+def test_all_formats_read_alike(tmp_path: Path) -> None:
+    rows = [ROW | {"prompt_id": "a", "sample": i, "response_token_ids": [i, 5]} for i in range(3)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (tmp_path / "rows.jsonl").write_bytes(lines)
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(lines))
+    (tmp_path / "rows.jsonl.zst").write_bytes(zstandard.compress(lines))
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    read_ids = [
+        [r.token_ids.tolist() for r in read(file, None, 100).responses] for file in sorted(tmp_path.iterdir())
+    ]
+    assert read_ids == [[[0, 5], [1, 5], [2, 5]]] * 4
+
+
+def test_text_is_tokenised_once_and_only_what_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
+    words = Tokenizer(WordLevel({"a": 1, "b": 2, "end": 3}, unk_token="a"))
+    words.pre_tokenizer = Whitespace()
+    words.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "end"}')
+    path = tmp_path / "rows.jsonl"
+    turns = [{"context": "a a", "response": "b b"}, {"context": "a", "response": "b"}]
+    rows = [
+        {"prompt": "a", "response": "a b", "sample": 0},
+        {"prompt": "a", "response": "b", "sample": 1},
+        {"prompt": "b", "turns": turns},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    for _ in range(2):
+        encoded: list[int] = []
+        trace = read(path, str(tmp_path), 100, 1, 1, encoded.append)
+        first, talk = trace.responses
+        assert first.token_ids.tolist() == [1, 2, 3]
+        assert talk.token_ids.tolist() == [1, 1, 3, 2, 2, 3, 1, 3, 2, 3]
+        assert talk.turns == ((3, 6), (8, 10))
+    assert encoded == []  # the second time
+
+
+def test_ablations_spend_no_more_than_everything(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rng = np.random.default_rng(5)
+    base = rng.integers(0, 60, 150)
+    rows = [
+        ROW | {"epoch": i // 4, "response_token_ids": np.where(rng.random(150) < 0.1, 3, base).tolist()}
+        for i in range(8)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    names = ["without history", "without live group", "without budget", "longest match, no correction"]
+    arguments = [str(path), "--json", *(part for name in names for part in ("--ablation", name))]
+    result = CliRunner().invoke(ablate, arguments)
+    assert result.exit_code == 0, result.output
+    whole, *others = json.loads(result.stdout)["results"]
+    assert [entry["drafter"] for entry in others] == names
+    assert all(entry["drafted_per_step"] <= whole["drafted_per_step"] + 1e-9 for entry in others)
+    assert others[0]["gain"] > 0.05
+
+
+def test_unknown_drafters_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(ROW))
+    result = CliRunner().invoke(acceptance, [str(path), "--drafter", "magic"])
+    assert result.exit_code == 1
+    assert "drafter: magic is unknown" in result.output
 
 
 def test_command_prints_one_object(tmp_path: Path) -> None:
