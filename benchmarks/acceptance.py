@@ -108,7 +108,7 @@ class _Watch:
 def _maker(name: str, options: Options) -> Callable[[float], Proposer]:
     """Return what makes a drafter with a threshold."""
     if name in TUNED:
-        return partial(TUNED[name], policy=options.policy)
+        return TUNED[name]
     if name in ABLATIONS:
         return ABLATIONS[name]
     return partial(

@@ -133,8 +133,8 @@ class LastEpoch(_OneByOne):
 
     def close(self, request: int) -> None:
         """Forget the request."""
-        for kept in (self._tree_of, self._tails, self._window, self._drafted):
-            kept.pop(request, None)  # type: ignore[attr-defined]
+        if self._tree_of.pop(request, None) is not None:
+            del self._tails[request], self._window[request], self._drafted[request]
 
 
 class GlobalSuffixTree(_OneByOne):
@@ -149,7 +149,9 @@ class GlobalSuffixTree(_OneByOne):
 
     def __init__(self, depth: int = 24, factor: float = 1.0, min_probability: float = 0.1) -> None:
         super().__init__()
-        self._rule = {"depth": depth, "factor": factor, "min_probability": min_probability}
+        self._draft = partial(
+            LiveIndex.depth_limited, depth=depth, factor=factor, min_probability=min_probability
+        )
         self._all = LiveIndex(EMPTY)
         self._own: dict[int, LiveIndex] = {}
         self._sequences: dict[int, int] = {}
@@ -175,8 +177,8 @@ class GlobalSuffixTree(_OneByOne):
 
     def draft(self, request: int, horizon: int) -> Int32Array:
         """Return the better of the two trees' drafts; the own text wins a tie."""
-        own, own_score = self._own[request].depth_limited(0, horizon=horizon, **self._rule)
-        shared, score = self._all.depth_limited(self._sequences[request], horizon=horizon, **self._rule)
+        own, own_score = self._draft(self._own[request], 0, horizon=horizon)
+        shared, score = self._draft(self._all, self._sequences[request], horizon=horizon)
         return own if own_score >= score else shared
 
     def close(self, request: int) -> None:
@@ -200,8 +202,8 @@ TUNED: dict[str, Callable[[float], Proposer]] = {
 
 
 def fixed_length(threshold: float) -> Proposer:
-    """Return drafts of one length, the longer the lower the threshold: 32 at 0.001, none at 1."""
-    return FixedLength(-4.6 * float(np.log(threshold)))
+    """Return drafts of one length, the longer the lower the threshold, which only serves to search it."""
+    return FixedLength(0.3 / threshold)
 
 
 ABLATIONS: dict[str, Callable[[float], Proposer]] = {

@@ -87,7 +87,11 @@ class _Queue:
 
     def __init__(self, responses: list[Response], horizon: int) -> None:
         parts: list[Int32Array] = []
-        begins, ends, turns, owners, following = [], [], [], [], []
+        begins: list[int] = []
+        ends: list[int] = []
+        turns: list[int] = []
+        owners: list[int] = []
+        following: list[int] = []
         self._waiting: deque[int] = deque()
         at = 0
         end_mark = np.full(1, -2, np.int32)  # no draft goes on beyond a response
@@ -144,7 +148,8 @@ def replay_epoch(
     handles = empty
     number = np.empty(0, np.int64)  # of the turn that each request replays
     at = np.empty(0, np.int64)  # place in `truth` of the next token
-    left = horizons = turn = begin = end = number
+    turn = begin = end = number
+    horizons = empty
     new, offsets = empty, np.zeros(1, np.int32)
     told = 0
     changed = True
