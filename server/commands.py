@@ -53,6 +53,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="Weight of a response relative to one that is an epoch newer, in (0, 1].",
 )
 @click.option(
+    "--reward-weight",
+    default=_WINDOW.reward_weight,
+    help="What a response with a reward above its prompt's mean counts more, >= 0; 0 = all count alike.",
+)
+@click.option(
     "--keep-epochs", default=0, help="Newest epochs of each run that stay on disk, in epochs; 0 = all."
 )
 @click.option(
@@ -126,6 +131,7 @@ def serve(
     window_epochs: int,
     window_tokens: int,
     age_decay: float,
+    reward_weight: float,
     keep_epochs: int,
     keep_prompt_tokens: int,
     keep_run_tokens: int,
@@ -169,7 +175,12 @@ def serve(
                 token_file=token_file,
                 token="" if token_file is not None else os.environ.get("REDRAFT_TOKEN", ""),
             ),
-            window=WindowConfig(epochs=window_epochs, tokens=window_tokens, age_decay=age_decay),
+            window=WindowConfig(
+                epochs=window_epochs,
+                tokens=window_tokens,
+                age_decay=age_decay,
+                reward_weight=reward_weight,
+            ),
             retention=RetentionConfig(
                 epochs=keep_epochs, prompt_tokens=keep_prompt_tokens, run_tokens=keep_run_tokens
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -30,6 +31,9 @@ class WindowConfig:
     """Response tokens indexed for each prompt, newest first; 0 = all."""
     age_decay: float = 0.7
     """Weight of a response relative to one that is an epoch newer, in (0, 1]."""
+    reward_weight: float = 0.0
+    """What a response counts more than others when its reward is above the mean of the prompt's window, >= 0; 0 = all
+    count alike."""
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -38,6 +42,8 @@ class WindowConfig:
             raise InvalidArgument(f"tokens: must not be negative, got {self.tokens}")
         if not 0.0 < self.age_decay <= 1.0:
             raise InvalidArgument(f"age_decay: must be in (0, 1], got {self.age_decay}")
+        if not 0.0 <= self.reward_weight < math.inf:
+            raise InvalidArgument(f"reward_weight: must be finite and >= 0, got {self.reward_weight}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,7 +67,10 @@ def choose(groups: Iterable[GroupRecord], config: WindowConfig) -> Window:
         token_ids=np.concatenate(tokens) if tokens else np.empty(0, np.int32),
         offsets=np.cumsum([0, *(ids.size for ids in tokens)], dtype=np.int64),
         # A very old epoch must not reach weight zero, which the index refuses.
-        weights=np.maximum(weights.astype(np.float32), np.float32(1e-6)),
+        weights=np.maximum(
+            weights.astype(np.float32) * _merits([r.reward for _, r in sources], config.reward_weight),
+            np.float32(1e-6),
+        ),
         newest_epoch=max(newest, 0),
     )
 
@@ -92,3 +95,11 @@ def _lead(sources: Sequence[tuple[GroupRecord, ResponseRecord]]) -> npt.NDArray[
             behind = sum(response.versions) / 2 - max(group.step - 1, 0)
             lead[i] = np.clip(behind / pace, -1.0, 1.0)
     return lead
+
+
+def _merits(rewards: list[float | None], weight: float) -> npt.NDArray[np.float32]:
+    """Return what each response counts for its reward, float32, shape (m,): 1, or 1 + `weight` above the mean."""
+    values = np.asarray([np.nan if reward is None else reward for reward in rewards], np.float64)
+    known = np.isfinite(values)
+    above = known & (values > values[known].mean()) if weight and known.any() else np.zeros(known.size, bool)
+    return (1 + weight * above).astype(np.float32)

@@ -67,6 +67,7 @@ def test_odd_addresses_are_refused(make, addresses):
         (lambda: WindowConfig(tokens=-1), "tokens"),
         (lambda: WindowConfig(age_decay=0.0), "age_decay"),
         (lambda: WindowConfig(age_decay=math.nan), "age_decay"),
+        (lambda: WindowConfig(reward_weight=-1.0), "reward_weight"),
         (lambda: LimitsConfig(calls=0), "calls"),
         (lambda: ServerConfig(address="nowhere"), "address"),
         (lambda: ServerConfig(address="127.0.0.1:65536"), "address"),

@@ -148,6 +148,16 @@ def test_the_window_takes_whole_responses_up_to_its_tokens():
     assert window.choose(iter([]), WindowConfig()).responses == 0
 
 
+def test_responses_above_their_prompts_mean_reward_can_count_more():
+    rewards = [0.0, 1.0, None, 0.4]
+    responses = [ResponseRecord(i, np.zeros(1, np.int32), reward) for i, reward in enumerate(rewards)]
+    groups = [GroupRecord(b"", np.empty(0, np.int32), 3, 3, False, "", responses)]
+    assert window.choose(iter(groups), WindowConfig()).weights.tolist() == [1.0] * 4
+    weighed = window.choose(iter(groups), WindowConfig(reward_weight=2.0)).weights
+    assert weighed.tolist() == [1.0, 3.0, 1.0, 1.0]  # the mean is 0.47
+    assert window.choose(iter([group(1, 2)]), WindowConfig(reward_weight=2.0)).weights.tolist() == [1.0]
+
+
 def test_very_old_responses_keep_a_weight():
     chosen = window.choose(iter([group(10_000, 1), group(0, 1)]), WindowConfig(epochs=0, age_decay=0.1))
     assert chosen.weights.min() > 0
