@@ -7,8 +7,16 @@ from functools import partial
 
 import numpy as np
 
-from redraft import FrozenIndex, LiveIndex
-from redraft.benchmarks.drafters import EMPTY, FixedLength, Oracle, Redraft, build_history, routes
+from redraft import Drafter, FrozenIndex, LiveIndex
+from redraft.benchmarks.drafters import (
+    EMPTY,
+    FixedLength,
+    Oracle,
+    Redraft,
+    build_history,
+    open_without_live,
+    routes,
+)
 from redraft.benchmarks.figures import Rows
 from redraft.benchmarks.replay import Proposer
 from redraft.benchmarks.traces import Int32Array, Response
@@ -79,62 +87,74 @@ class _OneByOne:
         return Rows(np.concatenate(drafts) if drafts else EMPTY, ends)
 
 
-class LastEpoch(_OneByOne):
+class LastEpoch:
     """SpecRL's rule: the last epoch's responses to the prompt, found by the whole prompt (so a conversation's later
     turns find none), as a suffix tree; a draft of 2 that doubles, up to 32, while all of it is accepted, and halves
     else.
     """
 
-    CONTEXT = 64
-    """Tokens of the text's end that are matched."""
-
     def __init__(self) -> None:
-        super().__init__()
+        self._drafter = Drafter(
+            min_survival=0.0
+        )  # the longest match's heaviest continuation, however unlikely
+        self._prompts: Sequence[Int32Array] = []
+        self._routes: list[int] = []
         self._trees: dict[int, FrozenIndex] = {}
-        self._tree_of: dict[int, FrozenIndex] = {}
-        self._tails: dict[int, Int32Array] = {}
-        self._window: dict[int, int] = {}
-        self._drafted: dict[int, int] = {}
+        self._inner = np.empty(0, np.int32)  # the drafter's handle of each request; -1 without a tree
+        self._window = np.empty(0, np.int32)
+        self._drafted = np.empty(0, np.int32)
+        self._next = 0
 
-    def learn(self, history: list[list[Response]]) -> None:
+    def start_epoch(self, prompts: Sequence[Int32Array], history: list[list[Response]]) -> None:
         """Index the last epoch only."""
+        if prompts is not self._prompts:
+            self._prompts, self._routes = prompts, routes(prompts)
         by_prompt: dict[int, list[Response]] = {}
         for response in history[-1] if history else []:
             by_prompt.setdefault(self._routes[response.prompt], []).append(response)
         self._trees = {prompt: build_history(responses) for prompt, responses in by_prompt.items()}
 
-    def opened(self, request: int, response: Response, turn: int) -> None:
+    def open(self, response: Response, turn: int = 0) -> int:
         """Start with a short window."""
+        if self._next == self._inner.size:
+            more = max(1024, self._next)
+            self._inner, self._window, self._drafted = (
+                np.concatenate([kept, np.zeros(more, np.int32)])
+                for kept in (self._inner, self._window, self._drafted)
+            )
         tree = self._trees.get(self._routes[response.prompt]) if turn == 0 else None
+        inner = -1
         if tree is not None:
-            self._tree_of[request] = tree
-            self._tails[request] = response.known(turn)[-self.CONTEXT :]
-            self._window[request] = 2
-            self._drafted[request] = 0
+            inner = open_without_live(self._drafter, response.known(turn), tree)
+        self._inner[self._next], self._window[self._next], self._drafted[self._next] = inner, 2, 0
+        self._next += 1
+        return self._next - 1
 
-    def grown(self, request: int, tokens: Int32Array) -> None:
-        """Double or halve the window."""
-        if request not in self._tree_of:
-            return
-        self._tails[request] = np.concatenate([self._tails[request], tokens])[-self.CONTEXT :]
-        drafted = self._drafted[request]
-        if drafted:
-            window = self._window[request]
-            self._window[request] = min(32, window * 2) if tokens.size > drafted else max(1, window // 2)
-
-    def draft(self, request: int, horizon: int) -> Int32Array:
-        """Follow the heaviest continuation of the longest match."""
-        tree = self._tree_of.get(request)
-        if tree is None:
-            return EMPTY
-        draft = tree.continuation(self._tails[request], horizon=min(horizon, self._window[request]))[0]
-        self._drafted[request] = draft.size
-        return draft
+    def step(self, requests: Int32Array, new: Int32Array, offsets: Int32Array, horizons: Int32Array) -> Rows:
+        """Double or halve the windows, then follow the heaviest continuations of the longest matches."""
+        ends = np.zeros(len(requests) + 1, np.int32)
+        some = self._inner[requests] >= 0
+        if not some.any():
+            return Rows(EMPTY, ends)
+        came = np.diff(offsets)
+        new, came, own = new[np.repeat(some, came)], came[some], requests[some]
+        drafted, window = self._drafted[own], self._window[own]
+        judged = (came > 0) & (drafted > 0)
+        moved = np.where(came > drafted, np.minimum(32, 2 * window), np.maximum(1, window // 2))
+        self._window[own] = window = np.where(judged, moved, window)
+        bounds = np.zeros(own.size + 1, np.int32)
+        np.cumsum(came, out=bounds[1:])
+        batch = self._drafter.step(self._inner[own], new, bounds, np.minimum(horizons[some], window))
+        self._drafted[own] = np.diff(batch.offsets)
+        lengths = np.zeros(len(requests), np.int32)
+        lengths[some] = self._drafted[own]
+        np.cumsum(lengths, out=ends[1:])
+        return Rows(batch.token_ids, ends)
 
     def close(self, request: int) -> None:
         """Forget the request."""
-        if self._tree_of.pop(request, None) is not None:
-            del self._tails[request], self._window[request], self._drafted[request]
+        if self._inner[request] >= 0:
+            self._drafter.close(int(self._inner[request]))
 
 
 class GlobalSuffixTree(_OneByOne):

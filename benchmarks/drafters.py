@@ -29,6 +29,14 @@ def routes(prompts: Sequence[Int32Array]) -> list[int]:
     return [firsts.setdefault(prompt.tobytes(), i) for i, prompt in enumerate(prompts)]
 
 
+def open_without_live(drafter: Drafter, known: Int32Array, history: FrozenIndex | None) -> int:
+    """Open a request that drafts from its history alone."""
+    request = drafter.open(LiveIndex(EMPTY, memory_limit=NO_ROOM), None, history=history)
+    one, bounds = np.asarray([request], np.int32), np.asarray([0, known.size], np.int32)
+    drafter.step(one, known, bounds, np.zeros(1, np.int32))
+    return request
+
+
 def cut_after(rows: Rows, ends: Int32Array) -> Rows:
     """Return rows that go no further than their first end token.
 
@@ -134,10 +142,7 @@ class Redraft:
         routed = turn == 0 or self._prefix_routing
         history = self._history_of(prompt) if routed else None
         if not self._uses_live:
-            request = self._drafter.open(LiveIndex(EMPTY, memory_limit=NO_ROOM), None, history=history)
-            one, bounds = np.asarray([request], np.int32), np.asarray([0, known.size], np.int32)
-            self._drafter.step(one, known, bounds, np.zeros(1, np.int32))
-            return request
+            return open_without_live(self._drafter, known, history)
         live = self._live.get(prompt) if routed and self._siblings else None
         if live is None:
             live = LiveIndex(self._prompts[prompt])
