@@ -52,8 +52,8 @@ py::tuple continuation(const LiveIndex& index, const py::object& context, int64_
   return py::make_tuple(to_array(ids), to_array(ratios));
 }
 
-py::tuple depth_limited(const LiveIndex& index, int64_t sequence, int64_t horizon, int64_t depth, double factor,
-                        double min_probability) {
+py::tuple depth_limited(const LiveIndex& index, int64_t sequence, int64_t horizon, int64_t depth,
+                        double factor, double min_probability) {
   const uint32_t handle = sequence_of(sequence);
   check_horizon(horizon);
   if (depth < 1 || depth >= LiveIndex::kNone) throw_invalid("depth: must be > 0");

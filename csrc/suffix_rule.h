@@ -21,8 +21,8 @@ struct SuffixDraft {
 };
 
 // For every length of match that occurs twice or more (the text's own end is one), the heaviest continuation;
-// returns the one with the highest score, of equals that of the shortest match. Lengths of one class of contexts
-// have one continuation, so the work is a walk for each class. The caller holds the guard.
+// returns the one with the highest score, of equals that of the shortest match. Lengths of one class of
+// contexts have one continuation, so the work is a walk for each class. The caller holds the guard.
 SuffixDraft draft_by_suffix_rule(const LiveIndex& index, uint32_t sequence, const SuffixRule& rule);
 
 }  // namespace redraft
