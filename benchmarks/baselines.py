@@ -112,7 +112,9 @@ class LastEpoch:
         by_prompt: dict[int, list[Response]] = {}
         for response in history[-1] if history else []:
             by_prompt.setdefault(self._routes[response.prompt], []).append(response)
-        self._trees = {prompt: build_history(responses) for prompt, responses in by_prompt.items()}
+        self._trees = {
+            prompt: build_history(responses, marked=False) for prompt, responses in by_prompt.items()
+        }
 
     def open(self, response: Response, turn: int = 0) -> int:
         """Start with a short window."""

@@ -9,17 +9,26 @@ import numpy as np
 from redraft import Drafter, FrozenIndex, LiveIndex
 from redraft.benchmarks.figures import Int64Array, Rows
 from redraft.benchmarks.traces import Int32Array, Response
+from redraft.rollout import CONTEXT_ONLY
 
 EMPTY = np.empty(0, np.int32)
 NO_ROOM = 4096
 """Bytes that hold an empty live index and not a token more: requests drop it at their first token."""
 
 
-def build_history(responses: Sequence[Response], weights: Sequence[float] | None = None) -> FrozenIndex:
-    """Index responses of one prompt; at least one."""
+def build_history(
+    responses: Sequence[Response], weights: Sequence[float] | None = None, *, marked: bool = True
+) -> FrozenIndex:
+    """Index responses of one prompt; at least one.
+
+    Args:
+        responses: at least one.
+        weights: what each counts; None: 1.
+        marked: as redraft's server holds conversations; else as they were spoken.
+    """
     offsets = np.zeros(len(responses) + 1, np.int64)
     np.cumsum([response.token_ids.size for response in responses], out=offsets[1:])
-    ids = np.concatenate([response.token_ids for response in responses])
+    ids = np.concatenate([r.published if marked else r.token_ids for r in responses])
     return FrozenIndex.build(ids, offsets, None if weights is None else np.asarray(weights, np.float32))
 
 
@@ -37,17 +46,17 @@ def open_without_live(drafter: Drafter, known: Int32Array, history: FrozenIndex 
     return request
 
 
-def cut_after(rows: Rows, ends: Int32Array) -> Rows:
-    """Return rows that go no further than their first end token.
+def cut_at_context(rows: Rows) -> Rows:
+    """Return rows that end before what the policy did not write, as redraft's proposer sends them.
 
     A conversation's history goes on with what users and tools said; no draft of that can be accepted.
     """
-    stops = np.flatnonzero(np.isin(rows.token_ids, ends))
+    stops = np.flatnonzero(rows.token_ids >= CONTEXT_ONLY)
     if not stops.size:
         return rows
     first = np.searchsorted(stops, rows.offsets[:-1])  # the first stop at or after each row's begin
     stop = np.where(first < stops.size, stops[np.minimum(first, stops.size - 1)], rows.token_ids.size)
-    lengths = np.minimum(stop + 1, rows.offsets[1:]) - rows.offsets[:-1]
+    lengths = np.minimum(stop, rows.offsets[1:]) - rows.offsets[:-1]
     bounds = np.zeros(rows.offsets.size, np.int32)
     np.cumsum(lengths, out=bounds[1:])
     places = np.repeat(rows.offsets[:-1] - bounds[:-1], lengths) + np.arange(bounds[-1])
@@ -103,15 +112,13 @@ class Redraft:
         self._past: dict[int, list[tuple[Response, int]]] = {}
         self._history: dict[int, FrozenIndex] = {}
         self._live: dict[int, LiveIndex] = {}
-        self._ends = EMPTY
+        self._talks = False
 
     def start_epoch(self, prompts: Sequence[Int32Array], history: list[list[Response]]) -> None:
         """Forget the last epoch's groups; indexes are built as prompts come."""
         if prompts is not self._prompts:
             self._prompts, self._routes = prompts, routes(prompts)
         self._live, self._history, self._past = {}, {}, {}
-        turns = [(r, end) for epoch in history for r in epoch for _, end in r.spans[:-1]]
-        self._ends = np.unique(np.asarray([r.token_ids[end - 1] for r, end in turns], np.int32))
         if not self._uses_history:
             return
         for age, epoch in enumerate(reversed(history[-self._window :])):
@@ -136,9 +143,8 @@ class Redraft:
     def open(self, response: Response, turn: int = 0) -> int:
         """Open a request on its group's live index and its prompt's history."""
         prompt = self._routes[response.prompt]
-        known = response.known(turn)
-        if turn and known[response.turns[turn - 1][1] - 1] not in self._ends:
-            self._ends = np.append(self._ends, known[response.turns[turn - 1][1] - 1])
+        self._talks |= bool(response.spans)
+        known = response.published[: response.known(turn).size]
         routed = turn == 0 or self._prefix_routing
         history = self._history_of(prompt) if routed else None
         if not self._uses_live:
@@ -156,7 +162,7 @@ class Redraft:
         if self._untaught is not None:
             self._drafter.restore(self._untaught)
         rows = Rows(batch.token_ids, batch.offsets, batch.probabilities, batch.sources)
-        return cut_after(rows, self._ends) if self._ends.size else rows
+        return cut_at_context(rows) if self._talks else rows
 
     def close(self, request: int) -> None:
         """Close the request; its text goes on serving the group."""

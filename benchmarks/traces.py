@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from redraft.benchmarks.rows import Row, rows_of
 from redraft.errors import InvalidArgument
+from redraft.rollout import mark_context
 
 Int32Array = npt.NDArray[np.int32]
 Span = tuple[int, int]
@@ -34,6 +35,16 @@ class Response:
     def turns(self) -> tuple[Span, ...]:
         """The spans that the policy wrote, one at least."""
         return self.spans or ((0, self.token_ids.size),)
+
+    @property
+    def published(self) -> Int32Array:
+        """The ids as indexes hold them: what the policy did not write is marked (`redraft.rollout.mark_context`)."""
+        if not self.spans:
+            return self.token_ids
+        context = np.ones(self.token_ids.size, np.bool_)
+        for begin, end in self.spans:
+            context[begin:end] = False
+        return mark_context(self.token_ids, context)
 
     def known(self, turn: int) -> Int32Array:
         """Return what a turn's request knows when its first token is there, beyond the prompt that was published."""

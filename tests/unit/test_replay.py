@@ -22,11 +22,12 @@ from redraft.benchmarks.ablate_command import ablate
 from redraft.benchmarks.acceptance import Options, run, search
 from redraft.benchmarks.acceptance_command import acceptance
 from redraft.benchmarks.baselines import BASELINES
-from redraft.benchmarks.drafters import EMPTY, Redraft, cut_after
+from redraft.benchmarks.drafters import EMPTY, Redraft, cut_at_context
 from redraft.benchmarks.figures import Rows
 from redraft.benchmarks.replay import replay
 from redraft.benchmarks.traces import Int32Array, Response, Trace, read
 from redraft.errors import InvalidArgument
+from redraft.rollout import CONTEXT_ONLY
 
 
 def make_trace(*texts: tuple[int, int, list[int]]) -> Trace:
@@ -183,7 +184,6 @@ def test_every_turn_drafts_from_history_by_the_prompt_that_was_published() -> No
     rng = np.random.default_rng(3)
     talk = rng.integers(1, 400, 120).astype(np.int32)
     spans = ((10, 40), (50, 80), (90, 120))
-    talk[[39, 79, 119]] = 0  # ends of turns
     trace = Trace("made", [talk[:1]], [Response(0, epoch, 0, talk, 0.0, spans) for epoch in range(2)])
     found = replay(trace, Redraft(0.1))[1].result()["by_turn"]
     lost = replay(trace, Redraft(0.1, prefix_routing=False))[1].result()["by_turn"]
@@ -191,11 +191,12 @@ def test_every_turn_drafts_from_history_by_the_prompt_that_was_published() -> No
     assert [turn["history_coverage"] > 0 for turn in lost] == [True, False, False]
 
 
-def test_drafts_end_with_the_turn() -> None:
-    rows = Rows(np.asarray([4, 0, 5, 0, 6, 7], np.int32), np.asarray([0, 3, 3, 4, 6], np.int32))
-    kept = cut_after(rows, np.asarray([0], np.int32))
-    assert kept.token_ids.tolist() == [4, 0, 0, 6, 7]
-    assert kept.offsets.tolist() == [0, 2, 2, 3, 5]
+def test_drafts_end_where_somebody_else_speaks() -> None:
+    other = CONTEXT_ONLY + 3
+    rows = Rows(np.asarray([4, 0, other, other, 6, 7], np.int32), np.asarray([0, 3, 3, 4, 6], np.int32))
+    kept = cut_at_context(rows)
+    assert kept.token_ids.tolist() == [4, 0, 6, 7]
+    assert kept.offsets.tolist() == [0, 2, 2, 2, 4]
 
 
 def test_the_suffix_rule_takes_the_match_length_that_promises_most() -> None:
