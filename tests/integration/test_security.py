@@ -12,7 +12,9 @@ from redraft.errors import FailedPrecondition, InvalidArgument, Unauthenticated,
 from redraft.server import ServerConfig
 from redraft.server.config import is_loopback, split_address
 from redraft.server.security import SecurityConfig
+from redraft.v1 import service_pb2
 
+SERVICE = service_pb2.DESCRIPTOR.services_by_name["DraftService"]
 TOKEN = "a-token-of-more-than-16-characters"
 
 
@@ -50,14 +52,9 @@ def test_every_call_needs_the_token_but_health(start):
         health_pb2_grpc.HealthStub(running.channel).Check(health_pb2.HealthCheckRequest(), timeout=20).status
         == 1
     )
-    methods = [
-        f"/redraft.v1.DraftService/{name}" for name in ("PublishRollouts", "FetchIndex", "Draft", "GetStats")
-    ]
-    methods += [
-        "/redraft.v1.DraftService/Forget",
-        "/redraft.v1.DraftService/ReportAcceptance",
-        "/no.Such/Method",
-    ]
+    methods = [f"/redraft.v1.DraftService/{method.name}" for method in SERVICE.methods]
+    assert len(methods) >= 7
+    methods += ["/no.Such/Method"]
     methods += ["/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"]
     for method in methods:
         with pytest.raises(grpc.RpcError) as caught:
