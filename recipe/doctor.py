@@ -17,7 +17,9 @@ from rich.table import Table
 
 from redraft._version import __version__
 from redraft.errors import RedraftError
-from redraft.recipe.compatibility.releases import RUN, VERL, VLLM, Product
+from redraft.recipe.compatibility import verify
+from redraft.recipe.compatibility.releases import READ, RUN, VERL, VLLM, Product, Release
+from redraft.recipe.compatibility.wheels import installed_reader
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
 STYLES = {OK: "green", NOTE: "yellow", WRONG: "bold red"}
@@ -77,11 +79,7 @@ def check_vllm() -> Iterator[Finding]:
             "vLLM", NOTE, f"not installed; to draft in rollouts: pip install '{VLLM.requirement()}'"
         )
         return
-    try:
-        VLLM.check(version)
-        yield Finding("vLLM", OK, _checked(VLLM, version))
-    except RedraftError as error:
-        yield Finding("vLLM", WRONG, str(error))
+    yield from check_release("vLLM", VLLM, version)
     points = importlib.metadata.entry_points(group="vllm.general_plugins", name="redraft")
     if not points:
         yield Finding("vLLM plugin", WRONG, "entry point not found; install redraft again: pip install .")
@@ -110,11 +108,26 @@ def check_verl() -> Iterator[Finding]:
         text = f"not installed; for redraft.recipe.main_ppo: pip install '{VERL.requirement()}'"
         yield Finding("verl", NOTE, text)
         return
+    yield from check_release("verl", VERL, version)
+
+
+def check_release(what: str, product: Product, version: str) -> Iterator[Finding]:
+    """Whether a version is listed; one that is not listed itself has its source looked at."""
     try:
-        VERL.check(version)
-        yield Finding("verl", OK, _checked(VERL, version))
+        product.check(version)
+        yield Finding(what, OK, _checked(product, version))
     except RedraftError as error:
-        yield Finding("verl", WRONG, str(error))
+        yield Finding(what, WRONG, str(error))
+    if version.split("+")[0] in {release.version for release in product.releases}:
+        return
+    read = installed_reader(product.name)
+    if read is None:
+        return
+    bad = [row for row in verify.check(product, Release(version, READ), read) if not row.good]
+    if not bad:
+        yield Finding(f"{what} source", OK, "all that redraft relies on is as in a version that was read")
+    for row in bad:
+        yield Finding(f"{what} source", WRONG, f"{row.what}: {row.state}; {row.file}; needed: {row.needs}")
 
 
 def _checked(product: Product, version: str) -> str:

