@@ -67,11 +67,10 @@ TEST(FrozenIndex, WideSymbolsAndLabelsLongerThanSixteenBits) {
   cursor = {};
   index.advance(cursor, std::span(narrow).subspan(5, 20));
   size_t drafted = 0;
-  index.walk(cursor, [&](const FrozenIndex::Piece& piece) {
-    for (uint32_t i = 0; i < piece.symbols; ++i, ++drafted) {
-      if (index.token_at(piece.position + i) != narrow[25 + drafted]) return false;
-      if (26 + drafted == narrow.size()) return false;
-    }
+  index.walk(cursor, [&](uint32_t length, int32_t token, float, uint32_t) {
+    EXPECT_EQ(length, 20 + drafted);
+    if (token != narrow[25 + drafted] || 26 + drafted == narrow.size()) return false;
+    ++drafted;
     return true;
   });
   EXPECT_EQ(drafted + 26, narrow.size());
