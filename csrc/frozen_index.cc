@@ -37,7 +37,41 @@ float FrozenIndex::weight_of_node(uint32_t node) const {
 }
 
 inline FrozenNode FrozenIndex::node_at(uint32_t node) const {
-  return load<FrozenNode>(nodes_, node < header_.num_nodes ? node : 0);
+  return node < header_.num_plain ? load<FrozenNode>(nodes_, node) : run_node(node);
+}
+
+// The run that a node beyond the plain ones belongs to; of no meaning in a damaged blob.
+FrozenRun FrozenIndex::run_of(uint32_t node) const {
+  const char* runs = data_ + header_.runs;
+  uint32_t low = 0;  // the last run that begins at or before `node`
+  uint32_t high = header_.num_runs;
+  while (high - low > 1) {
+    const uint32_t middle = low + (high - low) / 2;
+    (load<FrozenRun>(runs, middle).first <= node ? low : high) = middle;
+  }
+  return load<FrozenRun>(runs, low);
+}
+
+[[gnu::noinline]] FrozenNode FrozenIndex::run_node(uint32_t node) const {
+  if (node >= header_.num_nodes) return load<FrozenNode>(nodes_, 0);
+  const FrozenRun run = run_of(node);
+  const uint32_t i = node - run.first;
+  return {run.length + i * run.length_step,
+          i + 1 == run.size ? run.last_link : node + 1,
+          run.end + i * run.end_step,
+          run.count + i * run.count_step,
+          0,
+          2};
+}
+
+// The edge of a node beyond the plain ones, and the first symbol of its label.
+[[gnu::noinline]] bool FrozenIndex::run_edge(uint32_t node, Edge& edge, uint32_t& symbol) const {
+  if (node >= header_.num_nodes) return false;
+  const FrozenRun run = run_of(node);
+  const uint32_t target = node == run.first ? run.first_target : node - 1;
+  edge = {target, node_at(target).end - run.label, run.label};
+  symbol = run.symbol;
+  return edge.length > 0 && target != 0;
 }
 
 double FrozenIndex::total_weight() const {
@@ -55,7 +89,7 @@ double FrozenIndex::total_weight() const {
 
 template <typename Symbol>
 inline FrozenIndex::Edges FrozenIndex::edges_of(uint32_t node) const {
-  if (node == 0 || node >= header_.num_nodes) return {};
+  if (node == 0) return {};
   const FrozenNode self = load<FrozenNode>(nodes_, node);
   const uint32_t stop = load<FrozenNode>(nodes_, node + 1).edges;
   const uint64_t num_inner = self.shape >> 1;
@@ -100,6 +134,10 @@ inline bool FrozenIndex::find_edge(uint32_t node, uint32_t symbol, Edge& edge) c
     }
     return edge.length > 0 && edge.target != 0;
   }
+  if (node >= header_.num_plain) {
+    uint32_t only;
+    return run_edge(node, edge, only) && only == symbol;
+  }
   const Edges edges = edges_of<Symbol>(node);
   constexpr uint32_t kStride = sizeof(InnerEdge<Symbol>) / 4;
   // The first edge is out of order. Few edges are looked at one after the other: their loads then do not wait
@@ -137,6 +175,10 @@ inline bool FrozenIndex::find_edge(uint32_t node, uint32_t symbol, Edge& edge) c
 
 template <typename Symbol>
 inline bool FrozenIndex::best_edge(uint32_t node, Edge& edge) const {
+  if (node >= header_.num_plain) {
+    uint32_t symbol;
+    return run_edge(node, edge, symbol);
+  }
   const Edges edges = edges_of<Symbol>(node);
   if (edges.leaf_is_best) {
     if (edges.num_leaves == 0) return false;

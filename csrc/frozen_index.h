@@ -111,6 +111,9 @@ class FrozenIndex {
   float weight_of_leaf(uint32_t position) const;
   float weight_of_node(uint32_t node) const;
   FrozenNode node_at(uint32_t node) const;
+  FrozenRun run_of(uint32_t node) const;
+  FrozenNode run_node(uint32_t node) const;
+  bool run_edge(uint32_t node, Edge& edge, uint32_t& symbol) const;
 
   template <typename Symbol>
   Edges edges_of(uint32_t node) const;

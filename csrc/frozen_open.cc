@@ -55,11 +55,13 @@ void FrozenIndex::open(uint64_t size, bool verify) {
   };
   const bool sound =
       (symbol == 2 || symbol == 4) && std::has_single_bit(h.symbol_slots) && symbols < h.symbol_slots &&
-      nodes > 0 && responses > 0 && h.text_size > 0 && h.uniform_weight >= 0 &&
-      inside(h.token_ids, symbols * 4) && inside(h.symbol_table, uint64_t{h.symbol_slots} * symbol) &&
+      h.num_plain > 0 && h.num_plain <= nodes && (h.num_plain == nodes || h.num_runs > 0) && responses > 0 &&
+      h.text_size > 0 && h.uniform_weight >= 0 && inside(h.token_ids, symbols * 4) &&
+      inside(h.symbol_table, uint64_t{h.symbol_slots} * symbol) &&
       inside(h.response_starts, (responses + 1) * 4) && inside(h.text, uint64_t{h.text_size} * symbol) &&
       inside(h.root_edges, (symbols + 1) * sizeof(RootEdge)) &&
-      inside(h.nodes, (nodes + 1) * sizeof(FrozenNode)) &&
+      inside(h.nodes, (uint64_t{h.num_plain} + 1) * sizeof(FrozenNode)) &&
+      inside(h.runs, uint64_t{h.num_runs} * sizeof(FrozenRun)) &&
       inside(h.edge_words, uint64_t{h.num_edge_words} * 4) &&
       inside(h.long_labels, uint64_t{h.num_long_labels} * sizeof(LongLabel)) &&
       (!weighted || (inside(h.response_weights, responses * 4) && inside(h.node_weights, nodes * 4)));
