@@ -68,16 +68,11 @@ py::tuple continuation(const FrozenIndex& index, const py::object& context, int6
   std::vector<float> ratios;
   {
     const py::gil_scoped_release release;
-    FrozenCursor cursor = match(index, tokens, from_start);
-    index.shorten_to_continuation(cursor);
+    const FrozenCursor cursor = match(index, tokens, from_start);
     if (horizon > 0) {
-      index.walk(cursor, [&](const FrozenIndex::Piece& piece) {
-        for (uint32_t i = 0; i < piece.symbols && static_cast<int64_t>(ids.size()) < horizon; ++i) {
-          const int32_t token = index.token_at(piece.position + i);
-          if (token < 0) return false;
-          ids.push_back(token);
-          ratios.push_back(i == 0 ? piece.ratio : 1.0f);
-        }
+      index.walk(cursor, [&](uint32_t, int32_t token, float ratio, uint32_t) {
+        ids.push_back(token);
+        ratios.push_back(ratio);
         return static_cast<int64_t>(ids.size()) < horizon;
       });
     }

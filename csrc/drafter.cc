@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "csrc/error.h"
+#include "csrc/held.h"
 
 namespace redraft {
 namespace {
@@ -17,20 +18,9 @@ namespace {
 constexpr uint32_t kSlotBits = 23;
 constexpr uint32_t kSlotMask = (1u << kSlotBits) - 1;
 
-// Holds the guard of one live index at a time; siblings stand side by side in most batches.
-class Held {
- public:
-  void hold(const LiveIndex& live) {
-    if (&live == live_) return;
-    guard_ = {};
-    guard_ = live.guard();
-    live_ = &live;
-  }
-
- private:
-  const LiveIndex* live_ = nullptr;
-  std::unique_lock<std::mutex> guard_;
-};
+// What a request holds at once, so that most steps allocate nothing.
+constexpr size_t kUsualTokens = 256;
+constexpr size_t kUsualHorizon = 16;
 
 }  // namespace
 
@@ -98,8 +88,10 @@ int32_t Drafter::open(std::shared_ptr<LiveIndex> live, std::span<const int32_t> 
   self.sequence = sequence;
   self.live = std::move(live);
   self.history = std::move(history);
+  self.tokens.reserve(std::max(tokens.size(), kUsualTokens));
   self.tokens.assign(tokens.begin(), tokens.end());
-  self.draft.clear();
+  if (!policy_) self.judged.reserve(kUsualHorizon);
+  self.drafted = 0;
   self.trail.clear();
   self.judged.clear();
   if (policy_) policy_->observe(self.tokens, self.tokens.size());
@@ -158,7 +150,16 @@ uint64_t Drafter::nbytes() const {
 
 DraftStats Drafter::stats() const {
   const std::lock_guard lock(mutex_);
-  return stats_;
+  DraftStats stats = stats_;
+  for (std::vector<int64_t>* counts : {&stats.drafted, &stats.accepted}) {
+    for (int64_t source = 0; source < kNumSources; ++source) {
+      // What ended at a position was at all before it too.
+      for (int64_t i = (source + 1) * stats.positions - 1; i > source * stats.positions; --i) {
+        (*counts)[i - 1] += (*counts)[i];
+      }
+    }
+  }
+  return stats;
 }
 
 void Drafter::check_step(std::span<const int32_t> requests, std::span<const int32_t> tokens,
@@ -187,38 +188,46 @@ void Drafter::check_step(std::span<const int32_t> requests, std::span<const int3
   }
 }
 
-// The engine's verdict on the last draft: the new tokens repeat what was accepted of it.
-void Drafter::account(Request& request, std::span<const int32_t> tokens) {
-  if (!tokens.empty()) {
-    ++stats_.steps;
-    stats_.emitted += static_cast<int64_t>(tokens.size());
-    const int64_t length = static_cast<int64_t>(request.draft.size());
-    if (length > stats_.positions) {
-      for (std::vector<int64_t>* counts : {&stats_.drafted, &stats_.accepted}) {
-        std::vector<int64_t> wider(kNumSources * length, 0);
-        for (int64_t source = 0; source < kNumSources; ++source) {
-          std::copy_n(counts->begin() + source * stats_.positions, stats_.positions,
-                      wider.begin() + source * length);
-        }
-        counts->swap(wider);
-      }
-      stats_.positions = length;
-    }
-    const int64_t row = static_cast<int64_t>(request.source) * stats_.positions;
-    bool accepted = true;
-    for (int64_t i = 0; i < length; ++i) {
-      accepted = accepted && i < static_cast<int64_t>(tokens.size()) && tokens[i] == request.draft[i];
-      ++stats_.drafted[row + i];
-      stats_.accepted[row + i] += accepted ? 1 : 0;
-    }
+// Counts what became of the last draft: the new tokens repeat what was accepted of it.
+void Drafter::record(const Request& request, std::span<const int32_t> tokens) {
+  ++stats_.steps;
+  stats_.emitted += static_cast<int64_t>(tokens.size());
+  const size_t length = request.drafted;
+  if (length == 0) return;
+  const size_t known = std::min(length, tokens.size());
+  size_t accepted = 0;
+  if (policy_) {
+    while (accepted < known && request.draft[accepted] == tokens[accepted]) ++accepted;
+  } else {
+    while (accepted < known && request.judged[accepted].token == tokens[accepted]) ++accepted;
   }
+  const int64_t positions = stats_.positions;
+  const int64_t wider = static_cast<int64_t>(length);
+  if (wider > positions) {
+    for (std::vector<int64_t>* counts : {&stats_.drafted, &stats_.accepted}) {
+      std::vector<int64_t> moved(kNumSources * length, 0);
+      for (int64_t source = 0; source < kNumSources; ++source) {
+        std::copy_n(counts->begin() + source * positions, positions, moved.begin() + source * wider);
+      }
+      counts->swap(moved);
+    }
+    stats_.positions = wider;
+  }
+  const size_t row = static_cast<size_t>(request.source) * static_cast<size_t>(stats_.positions);
+  ++stats_.drafted[row + length - 1];
+  if (accepted > 0) ++stats_.accepted[row + accepted - 1];
+}
+
+// The engine's verdict on the last draft.
+void Drafter::account(Request& request, std::span<const int32_t> tokens) {
+  if (!tokens.empty()) record(request, tokens);
   if (policy_) {
     policy_->learn(request.trail, tokens);
   } else if (!tokens.empty()) {
     correction_.learn(request.judged, tokens);
   }
   request.judged.clear();
-  request.draft.clear();
+  request.drafted = 0;
   request.source = Source::kNone;
 }
 
@@ -277,85 +286,6 @@ void Drafter::accept_all(std::span<Request* const> rows, std::span<const int32_t
   stats_.live_dropped += dropped;
 }
 
-// Appends rows [begin, end) of the batch.
-void Drafter::draft_rows(std::span<Request* const> rows, std::span<const int32_t> horizons, size_t begin,
-                         size_t end, DraftBatch& batch) {
-  Held held;
-  Draft history;
-  Draft live;
-  for (size_t row = begin; row < end; ++row) {
-    Request& request = *rows[row];
-    const DraftLimits limits{static_cast<uint32_t>(horizons[row]), min_survival_};
-    history.clear();
-    live.clear();
-    if (limits.horizon > 0 && policy_) {
-      draft_blended(request, limits.horizon, live);
-    } else if (limits.horizon > 0) {
-      if (request.history) draft_from_history(*request.history, request.contexts.first, limits, history);
-      if (request.live_open) {
-        held.hold(*request.live);
-        draft_from_live(*request.live, request.sequence, limits, live);
-      }
-    }
-    const Draft& draft = history.expected > live.expected ? history : live;
-    const bool drafted = !draft.tokens.empty();
-    batch.tokens.insert(batch.tokens.end(), draft.tokens.begin(), draft.tokens.end());
-    batch.probabilities.insert(batch.probabilities.end(), draft.probabilities.begin(),
-                               draft.probabilities.end());
-    batch.offsets.push_back(static_cast<int32_t>(batch.tokens.size()));
-    batch.sources.push_back(static_cast<uint8_t>(drafted ? draft.source : Source::kNone));
-    batch.match_lengths.push_back(drafted ? static_cast<int32_t>(draft.match_length) : 0);
-  }
-}
-
-DraftBatch Drafter::draft_all(std::span<Request* const> rows, std::span<const int32_t> horizons) {
-  const size_t parts = static_cast<size_t>(pool_.size());
-  std::vector<DraftBatch> drafted(parts);
-  const auto part = [&](int number) {
-    DraftBatch& batch = drafted[number];
-    const size_t begin = rows.size() * number / parts;
-    const size_t end = rows.size() * (number + 1) / parts;
-    batch.offsets.reserve(end - begin + 1);
-    batch.sources.reserve(end - begin);
-    batch.match_lengths.reserve(end - begin);
-    batch.tokens.reserve((end - begin) * 8);
-    batch.probabilities.reserve((end - begin) * 8);
-    if (number == 0) batch.offsets.push_back(0);
-    draft_rows(rows, horizons, begin, end, batch);
-  };
-  if (parts == 1) {
-    part(0);
-  } else {
-    pool_.run(part);
-  }
-  DraftBatch& batch = drafted[0];
-  for (size_t number = 1; number < parts; ++number) {
-    const DraftBatch& more = drafted[number];
-    const int32_t first = static_cast<int32_t>(batch.tokens.size());
-    for (const int32_t offset : more.offsets) batch.offsets.push_back(first + offset);
-    const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
-    append(batch.tokens, more.tokens);
-    append(batch.probabilities, more.probabilities);
-    append(batch.sources, more.sources);
-    append(batch.match_lengths, more.match_lengths);
-  }
-  return std::move(batch);
-}
-
-void Drafter::draft_blended(Request& request, uint32_t horizon, Draft& draft) {
-  Held held;
-  BlendPolicy::Context context;
-  context.history = request.history.get();
-  context.frozen = request.contexts;
-  context.response = request.tokens;
-  if (request.live_open) {
-    held.hold(*request.live);
-    context.live = request.live.get();
-    context.sequence = request.sequence;
-  }
-  policy_->draft(context, horizon, min_survival_, draft, request.trail);
-}
-
 DraftBatch Drafter::step(std::span<const int32_t> requests, std::span<const int32_t> tokens,
                          std::span<const int32_t> offsets, std::span<const int32_t> horizons, int64_t budget,
                          const StepCosts& costs) {
@@ -374,8 +304,11 @@ DraftBatch Drafter::step(std::span<const int32_t> requests, std::span<const int3
   allot(rows, budget, costs, batch);
   for (size_t row = 0; row < rows.size(); ++row) {
     rows[row]->source = static_cast<Source>(batch.sources[row]);
-    rows[row]->draft.assign(batch.tokens.begin() + batch.offsets[row],
-                            batch.tokens.begin() + batch.offsets[row + 1]);
+    rows[row]->drafted = static_cast<uint32_t>(batch.offsets[row + 1] - batch.offsets[row]);
+    if (policy_) {
+      rows[row]->draft.assign(batch.tokens.begin() + batch.offsets[row],
+                              batch.tokens.begin() + batch.offsets[row + 1]);
+    }
   }
   return batch;
 }

@@ -68,15 +68,16 @@ class Drafter {
     bool open = false;
     bool live_open = false;
     uint8_t generation = 0;
-    Source source = Source::kNone;  // of `draft`
+    Source source = Source::kNone;  // of what was proposed last
     uint32_t sequence = 0;
+    uint32_t drafted = 0;  // how many tokens that were
     HistoryContexts contexts;
     std::shared_ptr<LiveIndex> live;
     std::shared_ptr<const FrozenIndex> history;
     std::vector<int32_t> tokens;  // of the response so far: a history that comes late needs them
-    std::vector<int32_t> draft;   // what was proposed last
+    std::vector<int32_t> draft;   // what was proposed last, with a policy
     BlendPolicy::Trail trail;     // and what was thought of it
-    std::vector<Judged> judged;   // likewise, of the longest match
+    std::vector<Judged> judged;   // both, of the longest match
   };
 
   Request& find(int32_t request);
@@ -87,6 +88,10 @@ class Drafter {
   bool accept(Request& request, std::span<const int32_t> tokens) const;
   void accept_all(std::span<Request* const> rows, std::span<const int32_t> tokens,
                   std::span<const int32_t> offsets);
+  void record(const Request& request, std::span<const int32_t> tokens);
+  struct Scratch;
+  void promise(Request& request, Source source, const Proposal& proposal, Scratch& scratch,
+               DraftBatch& batch) const;
   void draft_rows(std::span<Request* const> rows, std::span<const int32_t> horizons, size_t begin, size_t end,
                   DraftBatch& batch);
   DraftBatch draft_all(std::span<Request* const> rows, std::span<const int32_t> horizons);
@@ -99,7 +104,7 @@ class Drafter {
   Correction correction_;  // without a policy
   std::vector<Request> slots_;
   std::vector<uint32_t> free_slots_;
-  DraftStats stats_;
+  DraftStats stats_;                   // but that `drafted` and `accepted` count those that ended there
   mutable std::vector<uint8_t> seen_;  // slots met in the step being checked
   mutable std::mutex mutex_;
 };

@@ -8,6 +8,7 @@
 #include "csrc/error.h"
 #include "csrc/frozen_format.h"
 #include "csrc/frozen_input.h"
+#include "csrc/frozen_runs.h"
 #include "csrc/memory.h"
 #include "csrc/next_smaller.h"
 #include "csrc/suffix_array.h"
@@ -314,6 +315,9 @@ class Builder {
   }
 
   std::vector<uint64_t> write(LimitedMemory& meter, uint64_t memory_limit) {
+    const uint32_t num_nodes = static_cast<uint32_t>(nodes_.size());
+    const Vector<FrozenRun> runs =
+        RunFolder<Symbol>(nodes_, node_weights_, edge_words_, long_labels_, root_edges_, memory_).fold();
     nodes_.push_back(
         {0, 0, 0, 0, static_cast<uint32_t>(edge_words_.size()), 0});  // ends the last node's edges
     const bool weighted = uniform_weight_ == 0;
@@ -324,7 +328,9 @@ class Builder {
     header.num_tokens = size_ - offsets_.size();
     header.num_responses = static_cast<uint32_t>(offsets_.size() - 1);
     header.num_symbols = static_cast<uint32_t>(token_ids_.size());
-    header.num_nodes = static_cast<uint32_t>(nodes_.size() - 1);
+    header.num_nodes = num_nodes;
+    header.num_plain = static_cast<uint32_t>(nodes_.size() - 1);
+    header.num_runs = static_cast<uint32_t>(runs.size());
     header.num_edge_words = static_cast<uint32_t>(edge_words_.size());
     header.num_long_labels = static_cast<uint32_t>(long_labels_.size());
     header.symbol_slots = symbol_slots_;
@@ -345,6 +351,7 @@ class Builder {
     place(header.node_weights, weighted ? node_weights_.size() * 4 : 0);
     place(header.edge_words, edge_words_.size() * 4);
     place(header.long_labels, long_labels_.size() * sizeof(LongLabel));
+    place(header.runs, runs.size() * sizeof(FrozenRun));
     header.total_bytes = at;
     if (memory_limit != 0 && meter.used() + at > memory_limit) {
       throw Error(ErrorCode::kResourceExhausted, "memory_limit: the index needs " + std::to_string(at) +
@@ -363,6 +370,7 @@ class Builder {
     copy(header.nodes, nodes_);
     copy(header.edge_words, edge_words_);
     copy(header.long_labels, long_labels_);
+    copy(header.runs, runs);
     if (weighted) {
       copy(header.response_weights, weights_);
       copy(header.node_weights, node_weights_);

@@ -12,7 +12,7 @@
 namespace redraft {
 
 inline constexpr char kMagic[8] = {'R', 'D', 'R', 'F', 'T', 'I', 'X', '\n'};
-inline constexpr uint32_t kFormatVersion = 1;
+inline constexpr uint32_t kFormatVersion = 2;
 
 // The symbol before every response and after the last one. Real tokens have symbols from 1, by rising id.
 inline constexpr uint32_t kStart = 0;
@@ -53,6 +53,25 @@ struct LongLabel {
   uint32_t length;
 };
 
+// Nodes of a text that repeats itself, folded: all with one inner edge and no leaf, each leading to the one
+// before and linking to the one after, their values rising by the same steps (modulo 2^32). They have no
+// entries among the nodes and edges; their ids follow on the other nodes' ids.
+struct FrozenRun {
+  uint32_t first;   // id of its first node
+  uint32_t size;    // nodes
+  uint32_t length;  // of the first node
+  uint32_t length_step;
+  uint32_t end;
+  uint32_t end_step;
+  uint32_t count;
+  uint32_t count_step;
+  uint32_t first_target;  // where the first node's edge leads
+  uint32_t last_link;     // the last node's link
+  uint32_t label;         // length of each edge's label
+  uint32_t symbol;        // and its first symbol
+};
+static_assert(sizeof(FrozenRun) == 48 && std::is_trivially_copyable_v<FrozenRun>);
+
 // A section's bytes: [offset, next section's offset), aligned to 8.
 struct FrozenHeader {
   char magic[8];
@@ -62,12 +81,14 @@ struct FrozenHeader {
   uint64_t num_tokens;     // of all responses; START not counted
   uint32_t num_responses;  // m
   uint32_t num_symbols;    // distinct tokens; symbols are 0..num_symbols
-  uint32_t num_nodes;      // root included
+  uint32_t num_nodes;      // root and nodes of runs included
   uint32_t num_edge_words;
   uint32_t num_long_labels;
   uint32_t symbol_slots;  // of the open-addressing table from token id to symbol, a power of two
   uint32_t text_size;     // num_tokens + m + 1
   float uniform_weight;   // > 0: the weight of every response, and then there are no weight sections
+  uint32_t num_plain;     // nodes that are in no run
+  uint32_t num_runs;
   // Offsets of the sections.
   uint64_t token_ids;         // int32[num_symbols]: token of symbol s at s - 1
   uint64_t symbol_table;      // Symbol[symbol_slots]: 0 for an empty slot
@@ -75,10 +96,11 @@ struct FrozenHeader {
   uint64_t response_weights;  // float[m], or nothing
   uint64_t text;              // Symbol[text_size]
   uint64_t root_edges;        // RootEdge[num_symbols + 1]
-  uint64_t nodes;             // FrozenNode[num_nodes + 1]: the last one only ends the edges
+  uint64_t nodes;             // FrozenNode[num_plain + 1]: the last one only ends the edges
   uint64_t node_weights;      // float[num_nodes], or nothing
   uint64_t edge_words;        // uint32[num_edge_words]
   uint64_t long_labels;       // LongLabel[num_long_labels], sorted by edge
+  uint64_t runs;              // FrozenRun[num_runs], sorted by first
   uint64_t content_checksum;  // of all bytes after the header
   uint64_t header_checksum;   // of all bytes of the header before this field
 };

@@ -1,79 +1,6 @@
 #include "csrc/frozen_index.h"
 
-#include <bit>
-#include <cstddef>
-#include <string>
-#include <utility>
-
-#include "csrc/checksum.h"
-#include "csrc/error.h"
-
 namespace redraft {
-namespace {
-
-[[noreturn]] void throw_data_loss(const std::string& what) {
-  throw Error(ErrorCode::kDataLoss, "buffer: " + what + "; fetch or build the index again");
-}
-
-}  // namespace
-
-FrozenIndex::FrozenIndex(std::vector<uint64_t> blob) : blob_(std::move(blob)) {
-  data_ = reinterpret_cast<const char*>(blob_.data());
-  open(blob_.size() * 8, false);
-}
-
-FrozenIndex::FrozenIndex(const void* data, uint64_t size, std::shared_ptr<const void> owner, bool verify)
-    : owner_(std::move(owner)), data_(static_cast<const char*>(data)) {
-  open(size, verify);
-}
-
-void FrozenIndex::open(uint64_t size, bool verify) {
-  static_assert(std::endian::native == std::endian::little, "the blob is little-endian");
-  if (size < sizeof(FrozenHeader)) throw_data_loss("too short for an index");
-  std::memcpy(&header_, data_, sizeof(header_));
-  const FrozenHeader& h = header_;
-  if (std::memcmp(h.magic, kMagic, sizeof(kMagic)) != 0) throw_data_loss("not a redraft index");
-  if (h.version != kFormatVersion) {
-    throw_data_loss("format version " + std::to_string(h.version) + ", this build reads " +
-                    std::to_string(kFormatVersion));
-  }
-  if (h.header_checksum != checksum(data_, offsetof(FrozenHeader, header_checksum), kFormatVersion)) {
-    throw_data_loss("damaged header");
-  }
-  if (h.total_bytes != size) {
-    throw_data_loss("holds " + std::to_string(size) + " bytes of an index of " +
-                    std::to_string(h.total_bytes));
-  }
-  narrow_ = h.symbol_bytes == 2;
-  const uint64_t symbol = h.symbol_bytes;
-  const uint64_t nodes = h.num_nodes;
-  const uint64_t symbols = h.num_symbols;
-  const uint64_t responses = h.num_responses;
-  const bool weighted = h.uniform_weight == 0;
-  const auto inside = [&](uint64_t offset, uint64_t bytes) {
-    return offset >= sizeof(FrozenHeader) && offset <= size && bytes <= size - offset;
-  };
-  const bool sound =
-      (symbol == 2 || symbol == 4) && std::has_single_bit(h.symbol_slots) && symbols < h.symbol_slots &&
-      nodes > 0 && responses > 0 && h.text_size > 0 && h.uniform_weight >= 0 &&
-      inside(h.token_ids, symbols * 4) && inside(h.symbol_table, uint64_t{h.symbol_slots} * symbol) &&
-      inside(h.response_starts, (responses + 1) * 4) && inside(h.text, uint64_t{h.text_size} * symbol) &&
-      inside(h.root_edges, (symbols + 1) * sizeof(RootEdge)) &&
-      inside(h.nodes, (nodes + 1) * sizeof(FrozenNode)) &&
-      inside(h.edge_words, uint64_t{h.num_edge_words} * 4) &&
-      inside(h.long_labels, uint64_t{h.num_long_labels} * sizeof(LongLabel)) &&
-      (!weighted || (inside(h.response_weights, responses * 4) && inside(h.node_weights, nodes * 4)));
-  if (!sound) throw_data_loss("inconsistent header");
-  token_ids_ = data_ + h.token_ids;
-  symbol_table_ = data_ + h.symbol_table;
-  text_ = data_ + h.text;
-  nodes_ = data_ + h.nodes;
-  edge_words_ = data_ + h.edge_words;
-  if (verify &&
-      h.content_checksum != checksum(data_ + sizeof(FrozenHeader), size - sizeof(FrozenHeader), h.version)) {
-    throw_data_loss("damaged content");
-  }
-}
 
 // ---- the blob's values
 // -------------------------------------------------------------------------------------
@@ -110,7 +37,41 @@ float FrozenIndex::weight_of_node(uint32_t node) const {
 }
 
 inline FrozenNode FrozenIndex::node_at(uint32_t node) const {
-  return load<FrozenNode>(nodes_, node < header_.num_nodes ? node : 0);
+  return node < header_.num_plain ? load<FrozenNode>(nodes_, node) : run_node(node);
+}
+
+// The run that a node beyond the plain ones belongs to; of no meaning in a damaged blob.
+FrozenRun FrozenIndex::run_of(uint32_t node) const {
+  const char* runs = data_ + header_.runs;
+  uint32_t low = 0;  // the last run that begins at or before `node`
+  uint32_t high = header_.num_runs;
+  while (high - low > 1) {
+    const uint32_t middle = low + (high - low) / 2;
+    (load<FrozenRun>(runs, middle).first <= node ? low : high) = middle;
+  }
+  return load<FrozenRun>(runs, low);
+}
+
+[[gnu::noinline]] FrozenNode FrozenIndex::run_node(uint32_t node) const {
+  if (node >= header_.num_nodes) return load<FrozenNode>(nodes_, 0);
+  const FrozenRun run = run_of(node);
+  const uint32_t i = node - run.first;
+  return {run.length + i * run.length_step,
+          i + 1 == run.size ? run.last_link : node + 1,
+          run.end + i * run.end_step,
+          run.count + i * run.count_step,
+          0,
+          2};
+}
+
+// The edge of a node beyond the plain ones, and the first symbol of its label.
+[[gnu::noinline]] bool FrozenIndex::run_edge(uint32_t node, Edge& edge, uint32_t& symbol) const {
+  if (node >= header_.num_nodes) return false;
+  const FrozenRun run = run_of(node);
+  const uint32_t target = node == run.first ? run.first_target : node - 1;
+  edge = {target, node_at(target).end - run.label, run.label};
+  symbol = run.symbol;
+  return edge.length > 0 && target != 0;
 }
 
 double FrozenIndex::total_weight() const {
@@ -128,7 +89,7 @@ double FrozenIndex::total_weight() const {
 
 template <typename Symbol>
 inline FrozenIndex::Edges FrozenIndex::edges_of(uint32_t node) const {
-  if (node == 0 || node >= header_.num_nodes) return {};
+  if (node == 0) return {};
   const FrozenNode self = load<FrozenNode>(nodes_, node);
   const uint32_t stop = load<FrozenNode>(nodes_, node + 1).edges;
   const uint64_t num_inner = self.shape >> 1;
@@ -173,21 +134,28 @@ inline bool FrozenIndex::find_edge(uint32_t node, uint32_t symbol, Edge& edge) c
     }
     return edge.length > 0 && edge.target != 0;
   }
+  if (node >= header_.num_plain) {
+    uint32_t only;
+    return run_edge(node, edge, only) && only == symbol;
+  }
   const Edges edges = edges_of<Symbol>(node);
   constexpr uint32_t kStride = sizeof(InnerEdge<Symbol>) / 4;
-  const auto search = [symbol](uint32_t count, auto symbol_of_edge) {  // the first edge is out of order
+  // The first edge is out of order. Few edges are looked at one after the other: their loads then do not wait
+  // for each other.
+  const auto search = [symbol](uint32_t count, auto symbol_of_edge) {
     if (count == 0 || symbol_of_edge(0) == symbol) return uint32_t{0};
     uint32_t low = 1;
     uint32_t high = count;
-    while (low < high) {
+    while (high - low > 8) {
       const uint32_t middle = low + (high - low) / 2;
-      if (symbol_of_edge(middle) < symbol) {
-        low = middle + 1;
+      if (symbol_of_edge(middle) <= symbol) {
+        low = middle;
       } else {
         high = middle;
       }
     }
-    return low < count && symbol_of_edge(low) == symbol ? low : count;
+    while (low < high && symbol_of_edge(low) != symbol) ++low;
+    return low < high ? low : count;
   };
   const uint32_t inner = search(edges.num_inner, [&](uint32_t i) -> uint32_t {
     Symbol first;
@@ -207,6 +175,10 @@ inline bool FrozenIndex::find_edge(uint32_t node, uint32_t symbol, Edge& edge) c
 
 template <typename Symbol>
 inline bool FrozenIndex::best_edge(uint32_t node, Edge& edge) const {
+  if (node >= header_.num_plain) {
+    uint32_t symbol;
+    return run_edge(node, edge, symbol);
+  }
   const Edges edges = edges_of<Symbol>(node);
   if (edges.leaf_is_best) {
     if (edges.num_leaves == 0) return false;
@@ -292,6 +264,12 @@ FrozenCursor FrozenIndex::start() const {
 template <typename Symbol>
 void FrozenIndex::advance_as(FrozenCursor& cursor, std::span<const int32_t> tokens) const {
   for (const int32_t token : tokens) {
+    if (cursor.left > 1 && token_of(text_at<Symbol>(cursor.position)) == token) {  // on along the label
+      ++cursor.length;
+      ++cursor.position;
+      --cursor.left;
+      continue;
+    }
     const uint32_t symbol = symbol_of<Symbol>(token);
     if (symbol == kStart) {  // a token that no response holds
       cursor = {};
@@ -367,28 +345,44 @@ float FrozenIndex::weight_next(const FrozenCursor& cursor, int32_t token) const 
 }
 
 // Describes what follows the cursor up to the next node, and moves it there.
+template <typename Symbol>
 bool FrozenIndex::next_piece(FrozenCursor& cursor, Piece& piece) const {
   if (cursor.length == 0 || cursor.length > header_.text_size) return false;
-  if (cursor.left == 0) {
-    Edge edge;
-    if (!(narrow_ ? best_edge<uint16_t>(cursor.node, edge) : best_edge<uint32_t>(cursor.node, edge)))
-      return false;
-    const bool leaf = edge.target == kLeaf;
-    piece = {edge.position, edge.length, node_at(cursor.node).count, leaf ? 1 : node_at(edge.target).count,
-             1.0f};
-    if (header_.uniform_weight > 0) {
-      piece.ratio = static_cast<float>(piece.count_after) / static_cast<float>(piece.count);
-    } else {
-      piece.ratio =
-          (leaf ? weight_of_leaf(edge.position) : weight_of_node(edge.target)) / weight_of_node(cursor.node);
-    }
-    follow(cursor, edge, edge.length);
-  } else {
-    const uint32_t count = cursor.target == kLeaf ? 1 : node_at(cursor.target).count;
-    piece = {cursor.position, cursor.left, count, count, 1.0f};
+  piece.length = cursor.length;
+  piece.ratio = 1;
+  if (cursor.left > 0) {
+    piece.position = cursor.position;
+    piece.symbols = cursor.left;
+    piece.count = piece.count_after = cursor.target == kLeaf ? 1 : node_at(cursor.target).count;
     follow(cursor, {cursor.target, cursor.position, cursor.left}, cursor.left);
+    return true;
   }
+  Edge edge;
+  if (!best_edge<Symbol>(cursor.node, edge)) return false;
+  const bool leaf = edge.target == kLeaf;
+  piece.position = edge.position;
+  piece.symbols = edge.length;
+  piece.count = node_at(cursor.node).count;
+  piece.count_after = 1;
+  if (!leaf) {
+    const FrozenNode after = node_at(edge.target);
+    piece.count_after = after.count;
+    // On the way while the piece is read: where the next one's edge is.
+    __builtin_prefetch(edge_words_ + uint64_t{after.edges} * 4);
+  }
+  if (header_.uniform_weight > 0) {
+    piece.ratio = static_cast<float>(piece.count_after) / static_cast<float>(piece.count);
+  } else {
+    piece.ratio =
+        (leaf ? weight_of_leaf(edge.position) : weight_of_node(edge.target)) / weight_of_node(cursor.node);
+  }
+  follow(cursor, edge, edge.length);
   return true;
 }
+
+template bool FrozenIndex::next_piece<uint16_t>(FrozenCursor&, Piece&) const;
+template bool FrozenIndex::next_piece<uint32_t>(FrozenCursor&, Piece&) const;
+template bool FrozenIndex::shorten_as<uint16_t>(FrozenCursor&) const;
+template bool FrozenIndex::shorten_as<uint32_t>(FrozenCursor&) const;
 
 }  // namespace redraft

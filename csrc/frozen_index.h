@@ -57,23 +57,14 @@ class FrozenIndex {
   // The weight with which `token` follows the context, not the root.
   float weight_next(const FrozenCursor& cursor, int32_t token) const;
 
-  // A piece of the heaviest continuation: up to `symbols` tokens from text position `position` on. It ends
-  // earlier where token_at says -1, and then the text ends there.
-  struct Piece {
-    uint32_t position;
-    uint32_t symbols;
-    uint32_t count;        // occurrences of the context before the piece
-    uint32_t count_after;  // and after any of its tokens
-    float ratio;           // weight of the piece over the weight of the context before it
-  };
-  // Calls visit(piece) along the heaviest continuation from `cursor` until it returns false or the text ends.
+  // Calls visit(length, token, ratio, count) for each token of the heaviest continuation until it returns
+  // false or the text ends: the context before the token, of `length` tokens, occurs `count` times, and
+  // `ratio` is the token's share of its weight. When nothing follows the cursor's context, a shorter one's is
+  // walked.
   template <typename Visit>
-  void walk(FrozenCursor cursor, Visit visit) const {
-    Piece piece;
-    while (next_piece(cursor, piece) && visit(piece)) {
-    }
+  void walk(const FrozenCursor& cursor, Visit visit) const {
+    narrow_ ? walk_as<uint16_t>(cursor, visit) : walk_as<uint32_t>(cursor, visit);
   }
-  int32_t token_at(uint32_t position) const;
 
   std::span<const char> bytes() const { return {data_, header_.total_bytes}; }
   uint64_t num_tokens() const { return header_.num_tokens; }
@@ -84,6 +75,16 @@ class FrozenIndex {
  private:
   static constexpr uint32_t kEndless = 0x7FFFFFFFu;  // label length of a leaf edge: it ends at the next START
 
+  // A piece of the heaviest continuation: up to `symbols` tokens from text position `position` on. It ends
+  // earlier at a START, and then the text ends there.
+  struct Piece {
+    uint32_t position;
+    uint32_t symbols;
+    uint32_t length;       // tokens of the context before the piece
+    uint32_t count;        // and its occurrences
+    uint32_t count_after;  // and after any of its tokens
+    float ratio;           // weight of the piece over the weight of the context before it
+  };
   struct Edge {
     uint32_t target;    // node or kLeaf
     uint32_t position;  // of its label in the text
@@ -105,9 +106,14 @@ class FrozenIndex {
   uint32_t symbol_of(int32_t token) const;
   template <typename Symbol>
   uint32_t text_at(uint32_t position) const;
+  int32_t token_of(uint32_t symbol) const;  // -1 for START
+  int32_t token_at(uint32_t position) const;
   float weight_of_leaf(uint32_t position) const;
   float weight_of_node(uint32_t node) const;
   FrozenNode node_at(uint32_t node) const;
+  FrozenRun run_of(uint32_t node) const;
+  FrozenNode run_node(uint32_t node) const;
+  bool run_edge(uint32_t node, Edge& edge, uint32_t& symbol) const;
 
   template <typename Symbol>
   Edges edges_of(uint32_t node) const;
@@ -126,7 +132,10 @@ class FrozenIndex {
   bool shorten_as(FrozenCursor& cursor) const;
   template <typename Symbol>
   void advance_as(FrozenCursor& cursor, std::span<const int32_t> tokens) const;
+  template <typename Symbol>
   bool next_piece(FrozenCursor& cursor, Piece& piece) const;
+  template <typename Symbol, typename Visit>
+  void walk_as(FrozenCursor cursor, Visit& visit) const;
 
   // Buffers may start at any address, so values are copied out.
   template <typename T>
@@ -154,9 +163,37 @@ inline uint32_t FrozenIndex::text_at(uint32_t position) const {
   return position < header_.text_size ? load<Symbol>(text_, position) : kStart;
 }
 
+inline int32_t FrozenIndex::token_of(uint32_t symbol) const {
+  return symbol - 1 < header_.num_symbols ? load<int32_t>(token_ids_, symbol - 1) : -1;  // START is 0
+}
+
 inline int32_t FrozenIndex::token_at(uint32_t position) const {
-  const uint32_t symbol = narrow_ ? text_at<uint16_t>(position) : text_at<uint32_t>(position);
-  return symbol == kStart || symbol > header_.num_symbols ? -1 : load<int32_t>(token_ids_, symbol - 1);
+  return token_of(narrow_ ? text_at<uint16_t>(position) : text_at<uint32_t>(position));
+}
+
+template <typename Symbol, typename Visit>
+inline void FrozenIndex::walk_as(FrozenCursor cursor, Visit& visit) const {
+  Piece piece;
+  bool first = true;
+  while (cursor.length > 0) {
+    const bool ends = cursor.left > 0 && token_of(text_at<Symbol>(cursor.position)) < 0;
+    if (ends || !next_piece<Symbol>(cursor, piece)) {
+      if (!first) return;
+      shorten_as<Symbol>(cursor);
+      continue;
+    }
+    first = false;
+    float ratio = piece.ratio;
+    uint32_t count = piece.count;
+    const uint32_t position = piece.position < header_.text_size ? piece.position : header_.text_size;
+    const uint32_t inside = header_.text_size - position;
+    for (uint32_t i = 0; i < piece.symbols; ++i) {
+      const int32_t token = i < inside ? token_of(load<Symbol>(text_, position + i)) : -1;
+      if (token < 0 || !visit(piece.length + i, token, ratio, count)) return;
+      ratio = 1;
+      count = piece.count_after;
+    }
+  }
 }
 
 }  // namespace redraft

@@ -1,6 +1,7 @@
 #include "csrc/live_index.h"
 
 #include <algorithm>
+#include <array>
 #include <string>
 
 #include "csrc/error.h"
@@ -10,12 +11,17 @@ namespace {
 
 constexpr uint32_t kRemoved = 0xFFFFFFFEu;  // token of a removed entry of a hash table
 constexpr uint64_t kBytesPerToken = 96;     // generous: at most 2 states and about 4 transitions
-constexpr uint32_t kListSizes[] = {1, 2, 3, 4, 6, 8};
 constexpr uint32_t kNumLists = 6;
+constexpr uint32_t kFetchedTable = 1u << 15;  // entries of the root's table from which on fetch() pays
 
-uint32_t size_of_class(uint32_t size_class) {
-  return size_class < kNumLists ? kListSizes[size_class] : 16u << (size_class - kNumLists);
+constexpr std::array<uint32_t, 32> list_sizes() {
+  std::array<uint32_t, 32> sizes{1, 2, 3, 4, 6, 8};
+  for (uint32_t i = kNumLists; i < sizes.size(); ++i) sizes[i] = 16u << (i - kNumLists);
+  return sizes;
 }
+constexpr std::array<uint32_t, 32> kSizes = list_sizes();
+
+uint32_t size_of_class(uint32_t size_class) { return kSizes[size_class]; }
 
 // Entry 0 is the header.
 uint32_t home(uint32_t token, uint32_t size) {
@@ -76,11 +82,9 @@ uint32_t LiveIndex::add_sequence(std::span<const int32_t> tokens) {
   return static_cast<uint32_t>(sequences_.size() - 1);
 }
 
-void LiveIndex::check_sequence(uint32_t sequence) const {
-  if (!is_open(sequence)) {
-    throw Error(ErrorCode::kNotFound,
-                "sequence: " + std::to_string(static_cast<int32_t>(sequence)) + " is unknown or has ended");
-  }
+void LiveIndex::throw_unknown(uint32_t sequence) {
+  throw Error(ErrorCode::kNotFound,
+              "sequence: " + std::to_string(static_cast<int32_t>(sequence)) + " is unknown or has ended");
 }
 
 void LiveIndex::append(uint32_t sequence, std::span<const int32_t> tokens) {
@@ -98,10 +102,32 @@ void LiveIndex::end_sequence(uint32_t sequence) {
   sequences_[sequence] = kNone;
 }
 
+// Where tokens are many and their order has no pattern, each append waits for memory several times: asks at
+// once for what all tokens of a call will read, the root's transitions on them and where those lead.
+void LiveIndex::fetch(std::span<const int32_t> tokens) {
+  const uint32_t block = states_[0].block;
+  const uint32_t size = size_of_class(block >> kIndexBits);
+  if (block == kNone || size < kFetchedTable) return;
+  const Transition* const transitions = entries(block);
+  for (const int32_t token : tokens) {
+    __builtin_prefetch(transitions + home(static_cast<uint32_t>(token), size));
+  }
+  const auto next = [&](int32_t token) -> const State& {  // most often; a wrong guess costs nothing
+    const uint32_t target = transitions[home(static_cast<uint32_t>(token), size)].target;
+    return states_[target < states_.size() ? target : 0];
+  };
+  for (const int32_t token : tokens) __builtin_prefetch(&next(token));
+  for (const int32_t token : tokens) {
+    const uint32_t further = next(token).block;
+    if (further != kNone) __builtin_prefetch(entries(further));
+  }
+}
+
 void LiveIndex::grow(uint32_t& last, std::span<const int32_t> tokens) {
   if (tokens.empty()) return;
   states_.reserve(2 * tokens.size());  // each token makes two at most, while references to others are held
   damaged_ = true;                     // until all is in: an exception in between leaves it so
+  if (tokens.size() > 1) fetch(tokens.first(std::min<size_t>(tokens.size(), 16)));
   uint32_t state = last;
   for (const int32_t token : tokens) state = extend(state, static_cast<uint32_t>(token));
   last = state;
@@ -112,9 +138,9 @@ void LiveIndex::grow(uint32_t& last, std::span<const int32_t> tokens) {
 // ---- transitions
 // -------------------------------------------------------------------------------------------
 
-LiveIndex::Transition* LiveIndex::entries(uint32_t block) { return &pairs_[block & kIndexMask]; }
+inline LiveIndex::Transition* LiveIndex::entries(uint32_t block) { return &pairs_[block & kIndexMask]; }
 
-LiveIndex::Transition* LiveIndex::find_entry(uint32_t block, uint32_t token) {
+inline LiveIndex::Transition* LiveIndex::find_entry(uint32_t block, uint32_t token) {
   if (block == kNone) return nullptr;
   Transition* transitions = entries(block);
   const uint32_t size = size_of_class(block >> kIndexBits);
@@ -150,7 +176,12 @@ inline void LiveIndex::add(State& state, uint32_t token, uint32_t target) {
     state.target = target;
     return;
   }
-  state.block = insert(state.block == kNone ? new_block(0) : state.block, {token, target});
+  if (state.block == kNone) {
+    state.block = new_block(0);
+    *entries(state.block) = {token, target};
+  } else {
+    state.block = insert(state.block, {token, target});
+  }
 }
 
 uint32_t LiveIndex::new_block(uint32_t size_class) {
@@ -165,10 +196,11 @@ uint32_t LiveIndex::new_block(uint32_t size_class) {
     index = pairs_.extend(size);
   }
   const uint32_t block = size_class << kIndexBits | index;
-  std::fill_n(entries(block), size, Transition{kNone, kNone});
+  Transition* const transitions = entries(block);
+  for (uint32_t i = 0; i < size; ++i) transitions[i] = {kNone, kNone};
   largest_block_ = std::max<uint64_t>(largest_block_, size);
   // Header of a hash table: entries used, removed ones included; entries in use.
-  if (size > kLargestList) *entries(block) = {0, 0};
+  if (size > kLargestList) *transitions = {0, 0};
   return block;
 }
 
@@ -247,56 +279,64 @@ uint32_t LiveIndex::split(uint32_t from, uint32_t token, uint32_t state) {
 // Appends `token` to the sequence that ends in `last`; returns its new last state. (Blumer et al., "The
 // smallest automaton recognizing the subwords of a text", 1985; for several sequences as in a trie.)
 uint32_t LiveIndex::extend(uint32_t last, uint32_t token) {
-  State& end = states_[last];
+  State* const states = states_.data();  // grow() made room: nothing moves
+  State& end = states[last];
   uint32_t extended;
   if (const uint32_t* target = find(end, token)) {
     extended = *target;
-    if (states_[extended].length != end.length + 1) extended = split(last, token, extended);
+    if (states[extended].length != end.length + 1) extended = split(last, token, extended);
   } else {
     extended = states_.push_back({end.length + 1, 0, 0, kNone, kNone, kNone});
     for (uint32_t at = last; at != kNone;) {
-      State& self = states_[at];
+      State& self = states[at];
       if (const uint32_t* known = find(self, token)) {
         uint32_t link = *known;
-        if (states_[link].length != self.length + 1) link = split(at, token, link);
-        states_[extended].link = link;
+        if (states[link].length != self.length + 1) link = split(at, token, link);
+        states[extended].link = link;
         break;
       }
       add(self, token, extended);
       at = self.link;
     }
   }
-  count_up(last, token, extended);
+  count_up(end, token, states[extended]);
   return extended;
 }
 
 // Counts the new occurrence for the longest classes of contexts, and keeps the most counted continuation of
 // each class before it first. Among equals the one that came first stays.
-void LiveIndex::count_up(uint32_t last, uint32_t token, uint32_t extended) {
-  uint32_t next = extended;  // where `at` goes on `token`
-  ++states_[next].count;
-  uint32_t at = last;
-  for (uint32_t depth = 1;; ++depth) {
-    State& self = states_[at];
-    if (self.token != token && states_[next].count > states_[self.target].count) {
-      Transition* entry = find_entry(self.block, token);
-      const Transition demoted{self.token, self.target};
-      self.token = token;
-      self.target = next;
-      if (size_of_class(self.block >> kIndexBits) <= kLargestList) {
-        *entry = demoted;
-      } else {
-        entry->token = kRemoved;
-        --entries(self.block)->target;
-        self.block = insert(self.block, demoted);
-      }
+inline void LiveIndex::count_up(State& end, uint32_t token, State& extended) {
+  State* const states = states_.data();
+  State* at = &end;
+  State* next = &extended;  // where `at` goes on `token`
+  uint32_t count = ++next->count;
+  for (uint32_t depth = count_depth_;;) {
+    if (at->token != token && count > states[at->target].count) {
+      overtake(*at, token, static_cast<uint32_t>(next - states));
     }
-    at = self.link;
-    if (at == kNone || depth == count_depth_) return;
-    if (states_[states_[next].link].length > states_[at].length) {
-      next = states_[next].link;
-      ++states_[next].count;
+    const uint32_t link = at->link;
+    if (link == kNone || --depth == 0) return;
+    at = states + link;
+    State* const shorter = states + next->link;
+    if (shorter->length > at->length) {
+      next = shorter;
+      count = ++next->count;
     }
+  }
+}
+
+// Makes the transition on `token` to `target` the first one of a state that has it among the others.
+void LiveIndex::overtake(State& state, uint32_t token, uint32_t target) {
+  Transition* entry = find_entry(state.block, token);
+  const Transition demoted{state.token, state.target};
+  state.token = token;
+  state.target = target;
+  if (size_of_class(state.block >> kIndexBits) <= kLargestList) {
+    *entry = demoted;
+  } else {
+    entry->token = kRemoved;
+    --entries(state.block)->target;
+    state.block = insert(state.block, demoted);
   }
 }
 

@@ -51,7 +51,9 @@ class LiveIndex {
   bool is_open(uint32_t sequence) const {
     return sequence < sequences_.size() && sequences_[sequence] != kNone;
   }
-  void check_sequence(uint32_t sequence) const;
+  void check_sequence(uint32_t sequence) const {
+    if (!is_open(sequence)) throw_unknown(sequence);
+  }
   // True when that many more tokens fit under the memory limit.
   bool has_room(uint64_t tokens) const;
 
@@ -118,6 +120,7 @@ class LiveIndex {
   static constexpr uint32_t kIndexMask = (1u << kIndexBits) - 1;
   static constexpr uint32_t kLargestList = 8;
 
+  [[noreturn]] static void throw_unknown(uint32_t sequence);
   Transition* entries(uint32_t block);
   Transition* find_entry(uint32_t block, uint32_t token);
   uint32_t* find(State& state, uint32_t token);
@@ -129,7 +132,9 @@ class LiveIndex {
   uint32_t copy_block(uint32_t block);
   uint32_t split(uint32_t from, uint32_t token, uint32_t state);
   uint32_t extend(uint32_t last, uint32_t token);
-  void count_up(uint32_t last, uint32_t token, uint32_t extended);
+  void count_up(State& end, uint32_t token, State& extended);
+  void overtake(State& state, uint32_t token, uint32_t target);
+  void fetch(std::span<const int32_t> tokens);
   void grow(uint32_t& last, std::span<const int32_t> tokens);
   void check(std::span<const int32_t> tokens, const char* name) const;
 

@@ -60,6 +60,7 @@ class GrowingArray {
 
   T& operator[](uint32_t index) { return values_[index]; }
   const T& operator[](uint32_t index) const { return values_[index]; }
+  T* data() { return values_; }
   uint64_t size() const { return size_; }
   uint64_t nbytes() const { return capacity_ * sizeof(T); }
 

@@ -6,58 +6,69 @@
 namespace redraft {
 namespace {
 
-// Adds a token unless its survival is too low; false when the draft has ended.
-inline bool extend(Draft& draft, float& survival, int32_t token, float probability,
-                   const DraftLimits& limits) {
-  survival *= probability;
-  if (survival < limits.min_survival) return false;
-  draft.tokens.push_back(token);
-  draft.probabilities.push_back(probability);
-  draft.expected += survival;
-  return draft.tokens.size() < limits.horizon;
-}
+// Fills a proposal; what changes with every token stays in registers.
+class Proposer {
+ public:
+  Proposer(Proposal& proposal, const DraftLimits& limits) : proposal_(proposal), limits_(limits) {
+    make_room();
+  }
+  ~Proposer() {
+    proposal_.size = size_;
+    proposal_.expected = expected_;
+  }
+  // Adds a token unless its survival is too low; false when the draft has ended.
+  bool add(int32_t token, float probability) {
+    survival_ *= probability;
+    if (survival_ < limits_.min_survival) return false;
+    if (size_ == room_) make_room();
+    tokens_[size_++] = {token, probability};
+    expected_ += survival_;
+    return size_ < limits_.horizon;
+  }
+
+ private:
+  void make_room() {
+    proposal_.tokens.resize(std::max<size_t>(proposal_.tokens.size(), 2 * size_t{size_}));
+    tokens_ = proposal_.tokens.data();
+    room_ = static_cast<uint32_t>(proposal_.tokens.size());
+  }
+
+  Proposal& proposal_;
+  const DraftLimits limits_;
+  Proposal::Token* tokens_;
+  uint32_t room_;
+  uint32_t size_ = 0;
+  float survival_ = 1;
+  float expected_ = 0;
+};
 
 }  // namespace
 
-void draft_from_history(const FrozenIndex& history, FrozenCursor cursor, const DraftLimits& limits,
-                        Draft& draft) {
-  history.shorten_to_continuation(cursor);
-  if (cursor.length == 0) return;
-  draft.source = Source::kHistory;
-  draft.match_length = cursor.length;
-  float survival = 1;
-  uint32_t length = cursor.length;
-  history.walk(cursor, [&](const FrozenIndex::Piece& piece) {
-    float ratio = piece.ratio;
-    float count = static_cast<float>(piece.count);
-    for (uint32_t i = 0; i < piece.symbols; ++i) {
-      const int32_t token = history.token_at(piece.position + i);
-      if (token < 0) return false;
-      const float probability = acceptance(Source::kHistory, length, ratio, count);
-      if (!extend(draft, survival, token, probability, limits)) return false;
-      ++length;
-      ratio = 1;
-      count = static_cast<float>(piece.count_after);
-    }
-    return true;
+void propose_from_history(const FrozenIndex& history, FrozenCursor cursor, const DraftLimits& limits,
+                          Proposal& proposal) {
+  Proposer proposer(proposal, limits);
+  uint32_t length = 0;
+  history.walk(cursor, [&](uint32_t matched, int32_t token, float ratio, uint32_t count) {
+    if (length == 0) proposal.match_length = length = matched;
+    const float probability = acceptance(Source::kHistory, length++, ratio, static_cast<float>(count));
+    return proposer.add(token, probability);
   });
 }
 
-void draft_from_live(const LiveIndex& live, uint32_t sequence, const DraftLimits& limits, Draft& draft) {
+void propose_from_live(const LiveIndex& live, uint32_t sequence, const DraftLimits& limits,
+                       Proposal& proposal) {
   const LiveCursor cursor = live.cursor(sequence);
   if (cursor.length == 0) return;
-  draft.source = Source::kLive;
-  draft.match_length = cursor.length;
-  float survival = 1;
+  proposal.match_length = cursor.length;
+  Proposer proposer(proposal, limits);
   uint32_t length = cursor.length;
   uint32_t own = 1;  // the request's own context occurs once more, with nothing after it yet
   live.walk(cursor, [&](const LiveIndex::Step& step) {
-    const float total = static_cast<float>(std::max(step.total - own, step.count));
+    const uint32_t total = std::max(step.total - own, step.count);
     own = 0;
-    const float ratio = static_cast<float>(step.count) / total;
-    const float probability = acceptance(Source::kLive, length, ratio, total);
-    ++length;
-    return extend(draft, survival, step.token, probability, limits);
+    const float occurrences = static_cast<float>(total);
+    const float ratio = total == step.count ? 1.0f : static_cast<float>(step.count) / occurrences;
+    return proposer.add(step.token, acceptance(Source::kLive, length++, ratio, occurrences));
   });
 }
 
@@ -68,7 +79,7 @@ std::vector<double> time_drafts(const FrozenIndex& history, std::span<const int3
     std::span<const int32_t> text;
     FrozenCursor cursor;
     size_t at = 0;
-    Draft draft;
+    Proposal draft;
   };
   std::vector<Request> requests;
   for (size_t i = 0; i + 1 < offsets.size(); ++i) {
@@ -81,9 +92,8 @@ std::vector<double> time_drafts(const FrozenIndex& history, std::span<const int3
       if (request.at == request.text.size()) continue;
       running = true;
       size_t emitted = 0;
-      for (const int32_t token : request.draft.tokens) {
-        if (request.at + emitted + 1 >= request.text.size() || request.text[request.at + emitted] != token)
-          break;
+      while (emitted < request.draft.size && request.at + emitted + 1 < request.text.size() &&
+             request.text[request.at + emitted] == request.draft.tokens[emitted].token) {
         ++emitted;
       }
       const auto accepted = request.text.subspan(request.at, emitted + 1);
@@ -91,7 +101,7 @@ std::vector<double> time_drafts(const FrozenIndex& history, std::span<const int3
       const auto start = Clock::now();
       history.advance(request.cursor, accepted);
       request.draft.clear();
-      draft_from_history(history, request.cursor, limits, request.draft);
+      propose_from_history(history, request.cursor, limits, request.draft);
       seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
     }
   }

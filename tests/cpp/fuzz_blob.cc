@@ -22,15 +22,14 @@ void use(const FrozenIndex& index, const uint8_t* data, size_t size) {
     const int32_t token = data[i] % 8;
     index.advance(cursor, std::span(&token, 1));
     index.occurrences(cursor);
-    FrozenCursor draft = cursor;
-    index.shorten_to_continuation(draft);
     int drafted = 0;
-    index.walk(draft, [&](const FrozenIndex::Piece& piece) {
-      for (uint32_t j = 0; j < piece.symbols && drafted < 32; ++j, ++drafted) {
-        if (index.token_at(piece.position + j) < 0) return false;
-      }
-      return drafted < 32;
-    });
+    index.walk(cursor, [&](uint32_t, int32_t, float, uint32_t) { return ++drafted < 32; });
+    FrozenCursor shorter = cursor;
+    index.shorten_to_continuation(shorter);
+    float weight;
+    float total;
+    int32_t best;
+    if (index.best_next(shorter, best, weight, total)) index.weight_next(shorter, best);
   }
 }
 

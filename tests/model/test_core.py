@@ -27,6 +27,9 @@ token = st.integers(0, 3)
 tokens = st.lists(token, max_size=8)
 response = st.lists(token, min_size=1, max_size=12)
 repeated = st.tuples(response, st.integers(1, 6)).map(lambda x: x[0] * x[1])
+looped = st.tuples(response, st.lists(token, min_size=1, max_size=2), st.integers(10, 20), tokens).map(
+    lambda x: x[0][:3] + x[1] * x[2] + x[3][:3]
+)
 # Dyadic weights: their sums are exact in any order.
 weight = st.sampled_from([0.25, 0.5, 1.0, 1.5, 4.0])
 
@@ -60,7 +63,7 @@ def agree_on_context(
 
 
 @thorough
-@given(st.lists(st.one_of(response, repeated), min_size=1, max_size=5), st.data())
+@given(st.lists(st.one_of(response, repeated, looped), min_size=1, max_size=5), st.data())
 def test_frozen_index_agrees_with_the_reference(responses: list[list[int]], data: st.DataObject) -> None:
     weights = data.draw(
         st.one_of(st.none(), st.lists(weight, min_size=len(responses), max_size=len(responses)))

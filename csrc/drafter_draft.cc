@@ -1,0 +1,148 @@
+// What is proposed for each request of a batch.
+#include <algorithm>
+#include <utility>
+
+#include "csrc/drafter.h"
+#include "csrc/held.h"
+
+namespace redraft {
+
+// What drafting a row needs, kept from row to row. While rows are added the batch's arrays of tokens may be
+// longer than what is in them.
+struct Drafter::Scratch {
+  Proposal history;
+  Proposal live;
+  Draft blended;
+  std::vector<Judged> judged;
+  size_t num_tokens = 0;  // in the batch
+
+  Judged* judge(size_t tokens) {
+    if (judged.size() < tokens) judged.resize(2 * tokens);
+    return judged.data();
+  }
+};
+
+// Appends a proposal to the batch: corrects its estimates and ends it where its survival is too low by that.
+// The request remembers what it will learn from: its draft and one token more, which the bonus token judges;
+// so what is not worth drafting now is still known when it becomes so.
+void Drafter::promise(Request& request, Source source, const Proposal& proposal, Scratch& scratch,
+                      DraftBatch& batch) const {
+  const size_t at = scratch.num_tokens;
+  Judged* const judged = scratch.judge(proposal.size);
+  if (at + proposal.size > batch.tokens.size()) {  // longer than needed until all rows are in
+    batch.tokens.resize(2 * (at + proposal.size));
+    batch.probabilities.resize(2 * (at + proposal.size));
+  }
+  int32_t* const tokens = batch.tokens.data() + at;
+  float* const probabilities = batch.probabilities.data() + at;
+  float survival = 1;
+  uint32_t kept = 0;
+  for (; kept < proposal.size; ++kept) {
+    const auto [token, estimate] = proposal.tokens[kept];
+    const uint16_t slot =
+        Correction::slot(static_cast<uint8_t>(source), proposal.match_length + kept, estimate);
+    judged[kept] = {token, slot, estimate};
+    const float probability = correction_.correct(slot, estimate);
+    survival *= probability;
+    if (survival < min_survival_) break;
+    tokens[kept] = token;
+    probabilities[kept] = probability;
+  }
+  scratch.num_tokens = at + kept;
+  request.judged.assign(judged, judged + std::min(proposal.size, kept + 1));
+  batch.sources.push_back(static_cast<uint8_t>(kept > 0 ? source : Source::kNone));
+  batch.match_lengths.push_back(kept > 0 ? static_cast<int32_t>(proposal.match_length) : 0);
+}
+
+// Appends rows [begin, end) of the batch.
+void Drafter::draft_rows(std::span<Request* const> rows, std::span<const int32_t> horizons, size_t begin,
+                         size_t end, DraftBatch& batch) {
+  Held held;
+  Scratch scratch;
+  auto& [history, live, blended, judged, num_tokens] = scratch;
+  for (size_t row = begin; row < end; ++row) {
+    Request& request = *rows[row];
+    const DraftLimits limits{static_cast<uint32_t>(horizons[row]), min_survival_};
+    if (policy_) {
+      blended.clear();
+      if (limits.horizon > 0) draft_blended(request, limits.horizon, blended);
+      const bool drafted = !blended.tokens.empty();
+      batch.tokens.insert(batch.tokens.end(), blended.tokens.begin(), blended.tokens.end());
+      batch.probabilities.insert(batch.probabilities.end(), blended.probabilities.begin(),
+                                 blended.probabilities.end());
+      num_tokens = batch.tokens.size();
+      batch.sources.push_back(static_cast<uint8_t>(drafted ? blended.source : Source::kNone));
+      batch.match_lengths.push_back(drafted ? static_cast<int32_t>(blended.match_length) : 0);
+    } else {
+      history.clear();
+      live.clear();
+      if (limits.horizon > 0) {
+        if (request.history) {
+          propose_from_history(*request.history, request.contexts.first, limits, history);
+        }
+        if (request.live_open) {
+          held.hold(*request.live);
+          propose_from_live(*request.live, request.sequence, limits, live);
+        }
+      }
+      if (history.expected > live.expected) {
+        promise(request, Source::kHistory, history, scratch, batch);
+      } else {
+        promise(request, Source::kLive, live, scratch, batch);
+      }
+    }
+    batch.offsets.push_back(static_cast<int32_t>(num_tokens));
+  }
+  batch.tokens.resize(num_tokens);
+  batch.probabilities.resize(num_tokens);
+}
+
+DraftBatch Drafter::draft_all(std::span<Request* const> rows, std::span<const int32_t> horizons) {
+  const size_t parts = static_cast<size_t>(pool_.size());
+  std::vector<DraftBatch> drafted(parts);
+  const auto part = [&](int number) {
+    DraftBatch& batch = drafted[number];
+    const size_t begin = rows.size() * number / parts;
+    const size_t end = rows.size() * (number + 1) / parts;
+    batch.offsets.reserve(end - begin + 1);
+    batch.sources.reserve(end - begin);
+    batch.match_lengths.reserve(end - begin);
+    batch.tokens.reserve((end - begin) * 8);
+    batch.probabilities.reserve((end - begin) * 8);
+    if (number == 0) batch.offsets.push_back(0);
+    draft_rows(rows, horizons, begin, end, batch);
+  };
+  if (parts == 1) {
+    part(0);
+  } else {
+    pool_.run(part);
+  }
+  DraftBatch& batch = drafted[0];
+  for (size_t number = 1; number < parts; ++number) {
+    const DraftBatch& more = drafted[number];
+    const int32_t first = static_cast<int32_t>(batch.tokens.size());
+    for (const int32_t offset : more.offsets) batch.offsets.push_back(first + offset);
+    const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+    append(batch.tokens, more.tokens);
+    append(batch.probabilities, more.probabilities);
+    append(batch.sources, more.sources);
+    append(batch.match_lengths, more.match_lengths);
+  }
+  return std::move(batch);
+}
+
+void Drafter::draft_blended(Request& request, uint32_t horizon, Draft& draft) {
+  Held held;
+  BlendPolicy::Context context;
+  context.history = request.history.get();
+  context.frozen = request.contexts;
+  context.response = request.tokens;
+  if (request.live_open) {
+    held.hold(*request.live);
+    context.live = request.live.get();
+    context.sequence = request.sequence;
+  }
+  policy_->draft(context, horizon, min_survival_, draft, request.trail);
+}
+
+}  // namespace redraft
