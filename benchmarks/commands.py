@@ -18,6 +18,10 @@ COMMANDS = {
         "redraft.recipe.vllm.overhead_command:overhead",
         "Measure what drafting costs when it doesn't draft.",
     ),
+    "outage": (
+        "redraft.recipe.vllm.outage_command:outage",
+        "Kill the draft server under a vLLM engine and compare with plain decoding.",
+    ),
     "rpc": ("redraft.benchmarks.rpc_command:rpc", "Measure a draft server under load."),
     "relay": ("redraft.benchmarks.rpc_relay_command:relay", "Measure how fast siblings hear of each other."),
     "soak": (

@@ -21,17 +21,18 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class ServerProcess:
-    """A draft server on a free loopback port, stopped when the `with` block ends.
+    """A draft server on loopback, stopped when the `with` block ends.
 
     Args:
         data: its data directory.
         flags: further flags of `redraft serve`.
+        address: host:port; port 0 takes a free one.
 
     Raises:
         Unavailable: it did not start; the message is the end of its log.
     """
 
-    def __init__(self, data: Path, *flags: str) -> None:
+    def __init__(self, data: Path, *flags: str, address: str = "127.0.0.1:0") -> None:
         started = time.perf_counter()
         command = [
             sys.executable,
@@ -39,7 +40,7 @@ class ServerProcess:
             "redraft.cli",
             "serve",
             "--address",
-            "127.0.0.1:0",
+            address,
             "--data",
             str(data.resolve()),
         ]

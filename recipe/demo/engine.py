@@ -95,6 +95,20 @@ class EngineProcess:
         )
         return Measurement(**reply)
 
+    def respond(
+        self, prompts: Sequence[Sequence[int]], *, temperature: float, max_tokens: int
+    ) -> tuple[Measurement, list[list[int]]]:
+        """Generate as `generate` does, all at once, and return the responses' token ids too."""
+        reply = self._call(
+            prompts=[list(map(int, prompt)) for prompt in prompts],
+            temperature=temperature,
+            max_tokens=max_tokens,
+            concurrency=len(prompts),
+            responses=True,
+        )
+        responses: list[list[int]] = reply.pop("responses")
+        return Measurement(**reply), responses
+
     def close(self) -> None:
         """End the process."""
         if self._process.stdin is not None:
@@ -185,13 +199,22 @@ def _serve(settings: EngineSettings, requests: IO[str], replies: IO[str]) -> Non
         # no group of the last measurement is alive any more to draft from.
         llm.generate(TokensPrompt(prompt_token_ids=[1]), SamplingParams(max_tokens=2), use_tqdm=False)
         llm.reset_prefix_cache()
+        responses: list[Any] = []
         before, tokens, started = counters(), 0, time.perf_counter()
         for first in range(0, len(prompts), message["concurrency"]):
             outputs = llm.generate(prompts[first : first + message["concurrency"]], sampling, use_tqdm=False)
             tokens += sum(len(output.outputs[0].token_ids) for output in outputs)
+            responses += outputs
         seconds = time.perf_counter() - started
         after = counters()
-        reply({"seconds": seconds, "tokens": tokens, **{name: after[name] - before[name] for name in after}})
+        measured: dict[str, Any] = {
+            "seconds": seconds,
+            "tokens": tokens,
+            **{name: after[name] - before[name] for name in after},
+        }
+        if message.get("responses"):
+            measured["responses"] = [list(output.outputs[0].token_ids) for output in responses]
+        reply(measured)
 
 
 def _main() -> None:
