@@ -287,6 +287,7 @@ def main() -> None:
     for name, drafter, case in settings["cases"]:
         torch.manual_seed(settings["seed"])
         result["cases"][f"{name}; {drafter}"] = draw(case, drafter, settings["draws"])
+        print(name, drafter, result["cases"][f"{name}; {drafter}"], flush=True)  # of use when cut off
     for name in CONTROLS if settings["controls"] else ():
         torch.manual_seed(settings["seed"])
         with wrong(name):

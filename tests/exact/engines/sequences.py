@@ -6,7 +6,8 @@ its probabilities are transformers' in float64 arithmetic after the forward pass
 Settings: `model`; `prompt`; `requests`: responses a case; `cases`: [name, drafter of `adversary`, parameters of
 vLLM's `SamplingParams`, parameters of `target.Sampling`, factor on `requests`]; a case whose vLLM parameters hold
 "seeds" gets another seed for every request. Result: `cases`: by name, `goodness.judge`'s numbers, `drafted` and
-`accepted` tokens, and `worst_logprob`: the largest error of a returned log-probability; `refused`: vLLM's messages.
+`accepted` tokens, `length_p_value`: chi-square over the lengths of responses, and `worst_logprob`: the largest error of
+a returned log-probability; `refused`: vLLM's messages. Each case has a prompt of its own, which begins with `prompt`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the proposer is read in th
 import adversary
 import numpy as np
 import torch
-from goodness import judge
+from goodness import chi_square, judge
 from target import Logits, Sampling, all_texts, cells
 
 LENGTH, LONGEST = 4, 4
@@ -35,19 +36,14 @@ def main() -> None:
     from vllm import LLM
 
     model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32)
-    prompt, size = settings["prompt"], model.config.vocab_size
-    table = all_logits(model, prompt)
-    with torch.no_grad():
-        prompt_log_probabilities = model(torch.tensor([prompt])).logits[0].double().log_softmax(-1)
+    size = model.config.vocab_size
     adversary.vocab_size = size
-    for text, row in table.items():
-        adversary.following[text] = (int(np.argmax(row)), int(np.argmin(row)))
     engine = LLM(
         settings["model"],
         dtype="float32",
         enforce_eager=True,
         max_model_len=64,
-        max_num_seqs=512,
+        max_num_seqs=128,  # later requests find what earlier ones wrote
         max_num_batched_tokens=8192,
         seed=3,
         disable_log_stats=False,
@@ -59,8 +55,18 @@ def main() -> None:
         additional_config={"redraft": {"min_survival": 0.0, "budget": -1}},
     )
     result: dict[str, Any] = {"cases": {}, "refused": {}}
-    for name, drafter, parameters, target, share in settings["cases"]:
+    for number, (name, drafter, parameters, target, share) in enumerate(settings["cases"]):
         adversary.drafter = drafter
+        prompt = [
+            *settings["prompt"],
+            number // size,
+            number % size,
+        ]  # of its own, so with a history of its own
+        table = all_logits(model, prompt)
+        with torch.no_grad():
+            prompt_log_probabilities = model(torch.tensor([prompt])).logits[0].double().log_softmax(-1)
+        for text, row in table.items():
+            adversary.following[text] = (int(np.argmax(row)), int(np.argmin(row)))
         requests = max(1, int(settings["requests"] * share))
         result["cases"][name] = run(
             engine, prompt, parameters, Sampling(**target), requests, table, size, prompt_log_probabilities
@@ -68,7 +74,7 @@ def main() -> None:
         print(name, result["cases"][name], flush=True)  # of use when a long run is cut off
     adversary.drafter = "redraft"
     for name, parameters in settings["refused"].items():
-        result["refused"][name] = refusal(engine, prompt, parameters)
+        result["refused"][name] = refusal(engine, settings["prompt"], parameters)
     with open(sys.argv[2], "w") as file:
         json.dump(result, file)
 
@@ -128,13 +134,18 @@ def run(
     strange = [text for text in seen if text not in place]
     observed = np.array([seen[text] for text in ordered])
     judged = judge(observed, probabilities)
+    lengths = np.array([len(text) for text in ordered])
+    by_length, _ = chi_square(
+        np.bincount(lengths, observed).astype(np.int64), np.bincount(lengths, probabilities)
+    )
     return {
         **judged,
+        "length_p_value": by_length,
         "strange": strange[:5],
         "asked": texts,
         "drafted": sum(adversary.drafted),
         "accepted": accepted_so_far(engine) - before,
-        "worst_logprob": worst,
+        "worst_logprob": float(worst),
         "possible": int((probabilities > 0).sum()),
     }
 
@@ -177,6 +188,8 @@ def refusal(engine: Any, prompt: list[int], parameters: dict[str, Any]) -> str:
     """Return the message with which vLLM refuses a request, "" if it does not."""
     from vllm import SamplingParams
 
+    if "logit_bias" in parameters:  # JSON makes its keys strings
+        parameters = {"logit_bias": {int(token): bias for token, bias in parameters["logit_bias"].items()}}
     try:
         engine.generate(
             [{"prompt_token_ids": prompt}], SamplingParams(max_tokens=2, **parameters), use_tqdm=False
