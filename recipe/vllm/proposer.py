@@ -40,7 +40,7 @@ PUT_OFF_SECONDS = 0.02
 """While nothing is drafted, tokens of several steps are taken note of together, for the price of one: this late at
 least, which is what the relay takes anyway."""
 
-PUT_OFF_SHARE = 0.004
+PUT_OFF_SHARE = 0.002
 """And so late that it takes at most this share of the time, up to `PUT_OFF_MOST` seconds."""
 
 PUT_OFF_MOST = 1.0
