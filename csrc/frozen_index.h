@@ -51,9 +51,6 @@ class FrozenIndex {
   // For policies that look at more than the longest match.
   // Moves to the longest shorter context that occurs more often; the root stays.
   void shorten(FrozenCursor& cursor) const;
-  // The heaviest token after the context, not the root, its weight, and that of the context; false when
-  // nothing follows.
-  bool best_next(const FrozenCursor& cursor, int32_t& token, float& weight, float& total) const;
   // The heaviest token after a context, not the root, and the way there; `total` is the context's weight.
   // False when nothing follows.
   struct Next {
