@@ -9,52 +9,59 @@
 
 namespace redraft {
 
-// One context's say about one token: the share `share` of the context's occurrences, and the class of
-// contexts (source, length, occurrences, how one-sided) whose reliability is learned.
-struct Say {
-  uint16_t bucket;
-  uint8_t source;
-  float share;
-};
-
-inline constexpr uint32_t kMaxSays = 12;
-inline constexpr uint32_t kMixInputs = 5;
+// The contexts that speak about a token: of each source the longest match and one shorter.
+enum Context : uint32_t { kHistory1, kHistory2, kLive1, kLive2, kShared1, kShared2 };
+inline constexpr uint32_t kContexts = 6;
 
 // What was thought of one token.
 struct Judgement {
   int32_t token = -1;
-  uint8_t num_says = 0;
-  uint8_t weight_set = 0;
-  uint16_t map_slot = 0;
-  float map_part = 0;     // how far between map_slot and the next
-  float base = 0;         // probability below the weakest say
-  float mixed = 0;        // probability before the map
-  float probability = 0;  // and after it: the one to use
-  std::array<float, kMixInputs> inputs{};
-  std::array<Say, kMaxSays> says{};
+  float probability = 0;
+  uint16_t weights = 0;                    // set of the mixer's weights
+  std::array<uint16_t, kContexts> says{};  // each context's class of statements
 };
 
-// Not thread-safe.
+// Each context says one of a few thousand classes of statements about a token: "I am history's longest match,
+// of 8 tokens, met about 4 times, and it came next about half of the time". How often such a statement comes
+// true is learned, and so are the weights with which the statements are mixed. Not thread-safe.
 class Calibration {
  public:
-  static constexpr uint32_t kSources = 3;  // shared, history, live: the order in which contexts are blended
+  Calibration();
 
-  explicit Calibration(bool mixing);
+  // The class of a context of `length` tokens that occurred `total` times.
+  static uint16_t kind(Context context, uint32_t length, float total) {
+    return static_cast<uint16_t>(
+        ((context * kLengths + kLengthClass[length < kLongest ? length : kLongest]) * kTotals +
+         total_class(total)) *
+        kShares);
+  }
+  // What a context says about a token that followed it in this share of its occurrences, > 0.
+  static uint16_t says(uint16_t kind, float share) {
+    return static_cast<uint16_t>(kind + kShareClass[static_cast<uint32_t>(share * 32)]);
+  }
+  // The same for a token that never followed it, by the share of the one that did most often.
+  static uint16_t denies(uint16_t kind, float best_share) {
+    return static_cast<uint16_t>(kind + 8 + kShareClass[static_cast<uint32_t>(best_share * 32)] / 2);
+  }
+  static constexpr uint16_t kSilent = 12288;  // what a context that is not there says
 
-  // The class of a context. source: 0 shared, 1 history, 2 live. best_share: of its most frequent
-  // continuation.
-  static uint16_t bucket(uint32_t source, uint32_t length, float total, float best_share);
+  // The set of weights, by the lengths of the sources' longest matches, 0 for none; shared: kUnasked when
+  // the longest matches of history and live are all that speaks.
+  static constexpr uint32_t kUnasked = 7;
+  static uint16_t weights(uint32_t history, uint32_t live, uint32_t shared) {
+    constexpr auto match = [](uint32_t length) {
+      return kMatchClass[kLengthClass[length < kLongest ? length : kLongest]];
+    };
+    return static_cast<uint16_t>((match(history) * kMatches + match(live)) * kShared + kSharedClass[shared]);
+  }
 
-  // The share of the truth that comes from contexts shorter than those of the class.
-  float distrust(uint16_t bucket) const { return rests_[bucket]; }
-  // The probability that a chain of contexts starts from: that of a token which none of them knows.
-  static constexpr float kUnheard = 2e-5f;
-
-  // Fills in `mixed` and the inputs from the says, which go from the weakest context to the strongest.
-  // history_length, live_length: longest matches, 0 for none.
-  void mix(Judgement& judgement, uint32_t history_length, uint32_t live_length) const;
-  // Fills in `probability`. top_source, top_length: of the strongest context.
-  void map(Judgement& judgement, uint32_t top_source, uint32_t top_length, bool learned) const;
+  // Fills in `probability`.
+  void mix(Judgement& judgement) const {
+    const float* weights = &weights_[judgement.weights * kInputs];
+    float sum = weights[kContexts];
+    for (uint32_t i = 0; i < kContexts; ++i) sum += weights[i] * evidence(judgement.says[i]);
+    judgement.probability = squash(sum);
+  }
   // The verdict.
   void learn(const Judgement& judgement, bool accepted);
 
@@ -63,26 +70,68 @@ class Calibration {
   void restore(std::span<const float> state);
   uint64_t nbytes() const;
 
+  // For ablations.
+  bool learns_statements = true;
+  bool learns_weights = true;
+
  private:
-  struct Evidence {
-    float sum = 0;
-    float weight = 0;
+  struct Statement {
+    float truth;  // how often it was true
+    float seen;   // outcomes behind that, up to kMemory
   };
   static constexpr uint32_t kLengths = 16;
   static constexpr uint32_t kTotals = 8;
-  static constexpr uint32_t kShares = 4;
-  static constexpr uint32_t kMapPoints = 25;
-  static constexpr uint32_t kWeightSets =
-      50;  // by match lengths of history and live, without and with shared contexts
+  static constexpr uint32_t kShares = 16;
+  static constexpr uint32_t kMatches = 5;
+  static constexpr uint32_t kInputs = 8;  // weights of the contexts, a constant, and one to round up
+  static constexpr uint32_t kLongest = 128;
+  static constexpr uint32_t kPoints = 4096;
+  static constexpr float kFurthest = 12;
+  static_assert(kSilent == kContexts * kLengths * kTotals * kShares);
 
-  float estimate(uint32_t bucket) const;
+  // Classes begin at 0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64 and 128 tokens.
+  static constexpr std::array<uint8_t, kLongest + 1> kLengthClass = [] {
+    constexpr std::array<uint32_t, kLengths> begins{0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64, 128};
+    std::array<uint8_t, kLongest + 1> classes{};
+    for (uint32_t length = 0; length <= kLongest; ++length) {
+      for (uint8_t c = 0; c < kLengths; ++c) {
+        if (begins[c] <= length) classes[length] = c;
+      }
+    }
+    return classes;
+  }();
+  // 0, 1-2, 3-7, 8-23, 24 and more tokens, by class of length.
+  static constexpr uint8_t kMatchClass[kLengths] = {0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4};
+  static constexpr uint32_t kShared = 6;
+  static constexpr uint8_t kSharedClass[] = {0, 1, 2, 2, 3, 3, 4, 5};
+  // By 32nds; 1 is a class of its own.
+  static constexpr std::array<uint8_t, 33> kShareClass = [] {
+    std::array<uint8_t, 33> classes{};
+    for (uint32_t i = 0; i < 33; ++i) {
+      classes[i] = static_cast<uint8_t>(i >= 32   ? 7
+                                        : i >= 29 ? 6
+                                        : i >= 23 ? 5
+                                        : i >= 16 ? 4
+                                        : i >= 10 ? 3
+                                        : i >= 3  ? 2
+                                                  : 1);
+    }
+    return classes;
+  }();
+  static uint32_t total_class(float total);
 
-  bool mixing_;
-  std::vector<Evidence> distrust_;  // by bucket: share of the truth that comes from shorter contexts
-  std::vector<float> rests_;        // by bucket: what that evidence says
-  std::vector<float> weights_;      // by weight set and input
-  std::vector<Evidence> map_;       // by strongest context and point
-  std::array<float, kMapPoints> map_priors_;
+  float evidence(uint16_t says) const {
+    return stretch_[static_cast<uint32_t>(statements_[says].truth * kPoints)];
+  }
+  float squash(float x) const {
+    const float at = (x + kFurthest) * (kPoints / (2 * kFurthest));
+    return squash_[static_cast<uint32_t>(at < 0 ? 0 : at < kPoints ? at : kPoints - 1)];
+  }
+
+  std::vector<Statement> statements_;
+  std::vector<float> weights_;              // by set and context, the constant's last
+  std::array<float, kPoints + 1> stretch_;  // log(p / (1 - p))
+  std::array<float, kPoints> squash_;       // and back, from -kFurthest to kFurthest
 };
 
 }  // namespace redraft

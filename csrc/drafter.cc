@@ -106,6 +106,7 @@ void Drafter::set_history(int32_t request, std::shared_ptr<const FrozenIndex> hi
   const std::lock_guard lock(mutex_);
   Request& self = find(request);
   self.history.swap(history);
+  self.trail.clear();  // it knows of the old one
   self.contexts = {};
   if (self.history) {
     self.contexts.start(*self.history, self.tokens);
@@ -142,7 +143,8 @@ uint64_t Drafter::nbytes() const {
                    seen_.capacity() + (stats_.drafted.capacity() + stats_.accepted.capacity()) * 8;
   for (const Request& request : slots_) {
     bytes += (request.tokens.capacity() + request.draft.capacity()) * 4 +
-             request.trail.capacity() * sizeof(Judgement) + request.judged.capacity() * sizeof(Judged);
+             request.trail.capacity() * sizeof(BlendPolicy::Judged) +
+             request.judged.capacity() * sizeof(Judged);
   }
   if (policy_) bytes += policy_->nbytes();
   return bytes;
@@ -222,7 +224,7 @@ void Drafter::record(const Request& request, std::span<const int32_t> tokens) {
 void Drafter::account(Request& request, std::span<const int32_t> tokens) {
   if (!tokens.empty()) record(request, tokens);
   if (policy_) {
-    policy_->learn(request.trail, tokens);
+    request.foreseen = policy_->learn(request.trail, tokens, request.contexts);
   } else if (!tokens.empty()) {
     correction_.learn(request.judged, tokens);
   }
@@ -235,7 +237,7 @@ void Drafter::account(Request& request, std::span<const int32_t> tokens) {
 // guard. True when the live source was lost.
 bool Drafter::accept(Request& request, std::span<const int32_t> tokens) const {
   if (request.history && policy_) {
-    request.contexts.advance(*request.history, tokens);
+    request.contexts.advance(*request.history, tokens.subspan(request.foreseen));
   } else if (request.history) {  // the longest match is all that is looked at
     request.history->advance(request.contexts.first, tokens);
   }

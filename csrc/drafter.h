@@ -77,6 +77,7 @@ class Drafter {
     std::vector<int32_t> tokens;  // of the response so far: a history that comes late needs them
     std::vector<int32_t> draft;   // what was proposed last, with a policy
     BlendPolicy::Trail trail;     // and what was thought of it
+    size_t foreseen = 0;          // of the tokens that came, those that `contexts` has taken in
     std::vector<Judged> judged;   // both, of the longest match
   };
 

@@ -133,7 +133,7 @@ DraftBatch Drafter::draft_all(std::span<Request* const> rows, std::span<const in
 
 void Drafter::draft_blended(Request& request, uint32_t horizon, Draft& draft) {
   Held held;
-  BlendPolicy::Context context;
+  BlendPolicy::Request context;
   context.history = request.history.get();
   context.frozen = request.contexts;
   context.response = request.tokens;

@@ -193,17 +193,6 @@ inline bool FrozenIndex::best_edge(uint32_t node, Edge& edge) const {
 // ---- cursors
 // -----------------------------------------------------------------------------------------------
 
-inline void FrozenIndex::follow(FrozenCursor& cursor, const Edge& edge, uint32_t symbols) {
-  cursor.length += symbols;
-  cursor.target = edge.target;
-  cursor.position = edge.position + symbols;
-  cursor.left = edge.length - symbols;
-  if (cursor.left == 0) {
-    cursor.node = edge.target;
-    cursor.depth = cursor.length;
-  }
-}
-
 template <typename Symbol>
 inline bool FrozenIndex::take(FrozenCursor& cursor, uint32_t symbol) const {
   if (cursor.left == 0) {
@@ -318,19 +307,18 @@ void FrozenIndex::shorten(FrozenCursor& cursor) const {
   narrow_ ? shorten_as<uint16_t>(cursor) : shorten_as<uint32_t>(cursor);
 }
 
-bool FrozenIndex::best_next(const FrozenCursor& cursor, int32_t& token, float& weight, float& total) const {
+bool FrozenIndex::next(const FrozenCursor& cursor, float total, Next& next) const {
   if (cursor.left > 0) {
-    token = token_at(cursor.position);
-    weight = total = occurrences(cursor).weight;
-    return token >= 0;
+    next = {token_at(cursor.position), total, cursor.target, cursor.position, cursor.left};
+    return next.token >= 0;
   }
   Edge edge;
   if (!(narrow_ ? best_edge<uint16_t>(cursor.node, edge) : best_edge<uint32_t>(cursor.node, edge)))
     return false;
-  token = token_at(edge.position);
-  weight = edge.target == kLeaf ? weight_of_leaf(edge.position) : weight_of_node(edge.target);
-  total = weight_of_node(cursor.node);
-  return token >= 0;
+  next = {token_at(edge.position),
+          edge.target == kLeaf ? weight_of_leaf(edge.position) : weight_of_node(edge.target), edge.target,
+          edge.position, edge.length};
+  return next.token >= 0;
 }
 
 float FrozenIndex::weight_next(const FrozenCursor& cursor, int32_t token) const {

@@ -51,9 +51,20 @@ class FrozenIndex {
   // For policies that look at more than the longest match.
   // Moves to the longest shorter context that occurs more often; the root stays.
   void shorten(FrozenCursor& cursor) const;
-  // The heaviest token after the context, not the root, its weight, and that of the context; false when
-  // nothing follows.
-  bool best_next(const FrozenCursor& cursor, int32_t& token, float& weight, float& total) const;
+  // The heaviest token after a context, not the root, and the way there; `total` is the context's weight.
+  // False when nothing follows.
+  struct Next {
+    int32_t token;
+    float weight;  // of the context and the token
+    uint32_t target;
+    uint32_t position;
+    uint32_t left;
+  };
+  bool next(const FrozenCursor& cursor, float total, Next& next) const;
+  // Moves the cursor on by the token that `next` found there.
+  static void follow(FrozenCursor& cursor, const Next& next) {
+    follow(cursor, {next.target, next.position, next.left}, 1);
+  }
   // The weight with which `token` follows the context, not the root.
   float weight_next(const FrozenCursor& cursor, int32_t token) const;
 
@@ -157,6 +168,17 @@ class FrozenIndex {
   FrozenHeader header_{};
   bool narrow_ = true;
 };
+
+inline void FrozenIndex::follow(FrozenCursor& cursor, const Edge& edge, uint32_t symbols) {
+  cursor.length += symbols;
+  cursor.target = edge.target;
+  cursor.position = edge.position + symbols;
+  cursor.left = edge.length - symbols;
+  if (cursor.left == 0) {
+    cursor.node = edge.target;
+    cursor.depth = cursor.length;
+  }
+}
 
 template <typename Symbol>
 inline uint32_t FrozenIndex::text_at(uint32_t position) const {

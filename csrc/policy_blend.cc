@@ -8,6 +8,15 @@ namespace {
 
 constexpr int32_t kStartToken = -1;
 
+// Whether two contexts of one index have the same occurrences, and so the same continuations.
+bool same_class(const FrozenCursor& a, const FrozenCursor& b) {
+  if (a.left != b.left) return false;
+  return a.left == 0 ? a.node == b.node : a.target == b.target && a.position == b.position;
+}
+
+// The share of occurrences, from 0 to 1 whatever a damaged index says.
+float share_of(float count, float total) { return count > 0 && count < total ? count / total : 1.0f; }
+
 }  // namespace
 
 void HistoryContexts::start(const FrozenIndex& history, std::span<const int32_t> tokens) {
@@ -19,222 +28,259 @@ void HistoryContexts::start(const FrozenIndex& history, std::span<const int32_t>
 void HistoryContexts::advance(const FrozenIndex& history, std::span<const int32_t> tokens) {
   for (const int32_t token : tokens) {
     const uint32_t length = first.length;
-    const bool inside = first.left > 0 && second.left > 0;
-    const uint32_t second_length = second.length;
     history.advance(first, std::span(&token, 1));
     if (first.length == length + 1) {
       // What lay between the two occurred just where the first did, and goes on doing so.
       history.advance(second, std::span(&token, 1));
-      if (inside && second.length == second_length + 1) continue;  // along their labels nothing changes
     } else {
       second = first;
     }
-    if (second.length > 0 && history.occurrences(second).count == history.occurrences(first).count) {
-      history.shorten(second);
+    if (second.length > 0 && same_class(first, second)) history.shorten(second);
+  }
+}
+
+// What the contexts say, and about which tokens.
+struct BlendPolicy::Contexts {
+  std::array<int32_t, kContexts> best;  // what came next most often; -1 without a context
+  std::array<uint16_t, kContexts> kind;
+  std::array<uint16_t, kContexts> says;  // about the best
+  std::array<float, kContexts> share;    // of the best
+  std::array<float, kContexts> total;
+  std::array<uint32_t, 3> longest;  // of history, live and shared; 0 without
+  std::array<LiveCursor, 2> live;
+  std::array<const SharedIndex::Entry*, 2> shared;
+
+  void clear() {
+    best.fill(-1);
+    says.fill(Calibration::kSilent);
+    longest.fill(0);
+  }
+  void set(Context context, uint32_t length, int32_t token, float count, float of) {
+    best[context] = token;
+    total[context] = of;
+    share[context] = share_of(count, of);
+    kind[context] = Calibration::kind(context, length, of);
+    says[context] = Calibration::says(kind[context], share[context]);
+  }
+  void set_live(Context context, const LiveIndex& index, const LiveCursor& at, uint32_t length,
+                uint32_t own) {
+    int32_t token;
+    uint32_t count;
+    if (at.length == 0 || !index.best_next(at, token, count)) return;
+    live[context - kLive1] = at;
+    set(context, length, token, static_cast<float>(count),
+        static_cast<float>(std::max(index.count(at) - own, count)));
+  }
+};
+
+// Where history stands while a draft is made: both contexts, how often they occurred and what follows them.
+struct BlendPolicy::History {
+  const FrozenIndex* index;
+  HistoryContexts at;
+  std::array<float, 2> totals;
+  std::array<FrozenIndex::Next, 2> nexts;
+  std::array<bool, 2> follows;
+
+  void count() {
+    totals[0] = index->occurrences(at.first).weight;
+    totals[1] = 0;  // when it is looked at
+  }
+  // Finds what follows the longest match, which is shortened until something does; false without.
+  bool look() {
+    follows = {false, false};
+    if (at.first.length == 0) return false;
+    follows[0] = index->next(at.first, totals[0], nexts[0]);
+    if (follows[0]) return true;
+    index->shorten_to_continuation(at.first);
+    if (at.first.length == 0) return false;
+    at.second = at.first;
+    index->shorten(at.second);
+    count();
+    return follows[0] = index->next(at.first, totals[0], nexts[0]);
+  }
+  // The same for the shorter one, as it is.
+  bool look_shorter() {
+    if (!follows[0] || at.second.length == 0) return false;
+    if (totals[1] == 0) totals[1] = index->occurrences(at.second).weight;
+    return follows[1] = index->next(at.second, totals[1], nexts[1]);
+  }
+  void advance(int32_t token, bool both) {
+    if (!follows[0] || nexts[0].token != token) {
+      at.advance(*index, std::span(&token, 1));
+      count();
+      return;
+    }
+    FrozenIndex::follow(at.first, nexts[0]);
+    totals[0] = nexts[0].weight;
+    if (!both) return;
+    if (follows[1] && nexts[1].token == token) {
+      FrozenIndex::follow(at.second, nexts[1]);
+      totals[1] = nexts[1].weight;
+    } else {
+      index->advance(at.second, std::span(&token, 1));
+      totals[1] = 0;  // counted when it is looked at
+    }
+    if (at.second.length > 0 && same_class(at.first, at.second)) {
+      index->shorten(at.second);
+      totals[1] = 0;
     }
   }
+};
+
+BlendPolicy::BlendPolicy(const BlendOptions& options) : options_(options) {
+  calibration_.learns_weights = options.mixing;
+  calibration_.learns_statements = options.calibrated;
 }
 
-float BlendPolicy::share(const Context& context, const Level& level, int32_t token) const {
-  if (token == level.best) return level.best_share;
-  float count;
-  if (level.entry != nullptr) {
-    count = level.entry->count(token);
-  } else if (level.source == Source::kHistory) {
-    count = context.history->weight_next(level.frozen, token);
-  } else {
-    count = static_cast<float>(context.live->count_next(level.at, token));
+// Asks for the longest context that the shared index knows and the next shorter one that occurred more often.
+void BlendPolicy::ask_shared(const Request& request, const Draft& draft, Contexts& contexts) const {
+  int32_t
+      text[SharedIndex::kOrders];  // the last tokens of the response and of the draft; START is before them
+  uint32_t length = 0;
+  for (size_t i = draft.tokens.size(); i-- > 0 && length < SharedIndex::kOrders;) {
+    text[SharedIndex::kOrders - ++length] = draft.tokens[i];
   }
-  return std::min(1.0f, count * level.scale);
-}
-
-void BlendPolicy::judge(Level& level, float total, float best_count) const {
-  level.scale = 1 / total;
-  level.best_share = std::min(1.0f, best_count * level.scale);
-  level.bucket = Calibration::bucket(level.say, level.length, total, level.best_share);
-  level.rest = calibration_.distrust(level.bucket);
-}
-
-// The contexts of the shared index, the weakest first.
-uint32_t BlendPolicy::gather_shared(const int32_t* end, uint32_t length, Level* levels) const {
+  for (size_t i = request.response.size(); i-- > 0 && length < SharedIndex::kOrders;) {
+    text[SharedIndex::kOrders - ++length] = request.response[i];
+  }
+  if (length < SharedIndex::kOrders) text[SharedIndex::kOrders - ++length] = kStartToken;
   const SharedIndex::Entry* entries[SharedIndex::kOrders];
-  const uint32_t known = shared_.find(end, length, entries);
-  uint32_t num = 0;
-  for (uint32_t i = options_.blending || known == 0 ? 0 : known - 1; i < known; ++i) {
-    Level& level = levels[num++];
-    level.source = Source::kShared;
-    level.say = 0;
-    level.length = i + 1;
-    level.best = entries[i]->tokens[0];
-    level.entry = entries[i];
-    judge(level, entries[i]->total, entries[i]->counts[0]);
+  const uint32_t known = shared_.find(text + SharedIndex::kOrders, length, entries);
+  contexts.longest[2] = known;
+  const uint32_t most = options_.blending ? 2 : 1;
+  float last = 0;
+  uint32_t taken = 0;
+  for (uint32_t i = known; i-- > 0 && taken < most;) {
+    const SharedIndex::Entry& entry = *entries[i];
+    if (entry.total <= last) continue;
+    last = entry.total;
+    contexts.shared[taken] = &entry;
+    contexts.set(static_cast<Context>(kShared1 + taken), i + 1, entry.tokens[0], entry.counts[0],
+                 entry.total);
+    ++taken;
   }
-  return num;
 }
 
-// The contexts of live and history, the weakest first.
-uint32_t BlendPolicy::gather(const Context& context, const HistoryContexts& frozen, const LiveCursor& live,
-                             bool own, uint32_t length, Level* levels) const {
+// The likeliest token, as the mixer judges it, of the different ones that the contexts name, strongest first.
+Judgement BlendPolicy::choose(const Request& request, const Contexts& contexts,
+                              const History& history) const {
+  static constexpr Context kOrders[2][kContexts] = {
+      {kHistory1, kLive1, kHistory2, kLive2, kShared1, kShared2},
+      {kLive1, kHistory1, kLive2, kHistory2, kShared1, kShared2}};
+  const auto& order = kOrders[contexts.longest[1] > contexts.longest[0] ? 1 : 0];
+  Judgement best;
+  Judgement judgement;
+  judgement.weights = Calibration::weights(contexts.longest[0], contexts.longest[1], contexts.longest[2]);
+  int32_t tried[kChoices];
   uint32_t num = 0;
-  const uint32_t kept = options_.blending ? kLevels : 1;
-  if (context.live != nullptr) {
-    LiveCursor at = live;
-    for (uint32_t taken = 0; taken < kept && at.length > 0; context.live->shorten(at)) {
-      int32_t token;
-      uint32_t times;
-      if (!context.live->best_next(at, token, times)) continue;
-      Level& level = levels[num++];
-      level.source = Source::kLive;
-      level.say = 2;
-      level.length = std::min(at.length, length);
-      level.best = token;
-      level.at = at;
-      level.entry = nullptr;
-      const uint32_t total = std::max(context.live->count(at) - (own ? 1 : 0), times);
-      judge(level, static_cast<float>(total), static_cast<float>(times));
-      ++taken;
+  for (const Context by : order) {
+    const int32_t token = contexts.best[by];
+    if (token < 0 || std::find(tried, tried + num, token) != tried + num) continue;
+    judgement.token = token;
+    for (uint32_t k = 0; k < kContexts; ++k) {
+      if (contexts.best[k] == token || contexts.best[k] < 0) {
+        judgement.says[k] = contexts.says[k];
+        continue;
+      }
+      float count;
+      if (k <= kHistory2) {
+        count = history.index->weight_next(k == kHistory1 ? history.at.first : history.at.second, token);
+      } else if (k <= kLive2) {
+        count = static_cast<float>(request.live->count_next(contexts.live[k - kLive1], token));
+      } else {
+        count = contexts.shared[k - kShared1]->count(token);
+      }
+      judgement.says[k] = count > 0 ? Calibration::says(contexts.kind[k], share_of(count, contexts.total[k]))
+                                    : Calibration::denies(contexts.kind[k], contexts.share[k]);
     }
+    calibration_.mix(judgement);
+    if (best.token < 0 || judgement.probability > best.probability) best = judgement;
+    tried[num++] = token;
+    if (num == kChoices || best.probability >= 0.5f) break;  // no other can be likelier
   }
-  if (context.history != nullptr) {
-    FrozenCursor at = frozen.first;
-    context.history->shorten_to_continuation(at);
-    const bool ended = at.length < frozen.first.length;
-    for (uint32_t taken = 0; taken < kept && at.length > 0; ++taken) {
-      int32_t token;
-      float times;
-      float total;
-      if (!context.history->best_next(at, token, times, total)) break;
-      Level& level = levels[num++];
-      level.source = Source::kHistory;
-      level.say = 1;
-      level.length = at.length;
-      level.best = token;
-      level.frozen = at;
-      level.entry = nullptr;
-      judge(level, std::max(total, times), times);
-      if (ended) break;
-      at = frozen.second;
-    }
-  }
-  // By insertion, as they are a handful: stable, so that of equals history is the stronger.
-  for (uint32_t i = 1; i < num; ++i) {
-    for (uint32_t j = i; j > 0 && levels[j].length < levels[j - 1].length; --j) {
-      std::swap(levels[j], levels[j - 1]);
-    }
-  }
-  return num;
+  return best;
 }
 
-// The likeliest token, as the mixer judges it, of the two whose blended probabilities are highest among the
-// most frequent continuations of each context.
-Judgement BlendPolicy::choose(const Context& context, std::span<const Level> levels, float base) const {
-  struct Choice {
-    int32_t token = -1;
-    float chain = -1;
-    float shares[SharedIndex::kOrders + 2 * kLevels];
-  };
-  Choice choices[kChoices];
-  uint32_t num = 0;
-  Choice* best = nullptr;
-  Choice* second = nullptr;
-  for (size_t i = levels.size(); i-- > 0 && num < kChoices;) {
-    Choice& choice = choices[num];
-    choice.token = levels[i].best;
-    if (choice.token < 0) continue;
-    if (std::any_of(choices, choices + num, [&](const Choice& c) { return c.token == choice.token; }))
-      continue;
-    ++num;
-    choice.chain = base;
-    for (size_t k = 0; k < levels.size(); ++k) {
-      choice.shares[k] = share(context, levels[k], choice.token);
-      choice.chain = (1 - levels[k].rest) * choice.shares[k] + levels[k].rest * choice.chain;
-    }
-    if (best == nullptr || choice.chain > best->chain) {
-      second = std::exchange(best, &choice);
-    } else if (second == nullptr || choice.chain > second->chain) {
-      second = &choice;
-    }
-  }
-  Judgement judged[2];
-  if (best == nullptr) return judged[0];
-  uint32_t longest[3] = {};  // by calibration's source; the strongest contexts come last
-  for (const Level& level : levels) longest[level.say] = level.length;
-  for (const Choice* choice : {best, second}) {
-    if (choice == nullptr) return judged[0];
-    Judgement& judgement = judged[choice == best ? 0 : 1];
-    judgement.token = choice->token;
-    judgement.base = base;
-    judgement.num_says = static_cast<uint8_t>(levels.size());
-    for (size_t k = 0; k < levels.size(); ++k) {
-      judgement.says[k] = {levels[k].bucket, levels[k].say, choice->shares[k]};
-    }
-    calibration_.mix(judgement, longest[1], longest[2]);
-  }
-  return judged[1].mixed > judged[0].mixed ? judged[1] : judged[0];
-}
-
-void BlendPolicy::draft(const Context& context, uint32_t horizon, float min_survival, Draft& draft,
+void BlendPolicy::draft(const Request& request, uint32_t horizon, float min_survival, Draft& draft,
                         Trail& trail) const {
   trail.clear();
-  // The last tokens of the response and of the draft, for the shared index; the response begins with START.
-  int32_t text[SharedIndex::kOrders];
-  const uint32_t tail =
-      static_cast<uint32_t>(std::min<size_t>(context.response.size(), SharedIndex::kOrders));
-  std::copy_n(context.response.end() - tail, tail, text + SharedIndex::kOrders - tail);
-  if (tail < SharedIndex::kOrders) text[SharedIndex::kOrders - tail - 1] = kStartToken;
-  HistoryContexts frozen = context.frozen;
+  const bool both = options_.blending;
+  History history;
+  history.index = request.history;
+  history.at = request.frozen;
+  if (history.index != nullptr) history.count();
   LiveCursor live;
-  if (context.live != nullptr) live = context.live->last(context.sequence);
-  bool own = true;  // the request's own context occurs once more, with nothing after it yet
+  if (request.live != nullptr) live = request.live->last(request.sequence);
+  uint32_t own = 1;  // the request's own context occurs once more, with nothing after it yet
+  uint32_t length =
+      static_cast<uint32_t>(std::min<size_t>(request.response.size(), 1u << 30)) + 1;  // START too
   float survival = 1;
-  Level levels[SharedIndex::kOrders + 2 * kLevels];
-  for (uint32_t position = 0; position < horizon; ++position) {
-    const uint32_t length = static_cast<uint32_t>(std::min<size_t>(context.response.size(), 1u << 30)) +
-                            position + 1;  // START counts
-    // The first places are for the shared contexts, which are weaker than the others.
-    constexpr uint32_t first = SharedIndex::kOrders;
-    const uint32_t last = first + gather(context, frozen, live, own, length, levels + first);
-    float rest = 1;  // weight in the blend of what is shorter than levels[begin]
-    uint32_t begin = last;
-    while (begin > first && rest >= kNegligible) rest *= levels[--begin].rest;
-    float base = Calibration::kUnheard;
-    if (rest < kNegligible) {
-      base = levels[begin].best_share;  // as if the contexts left out said the same
-    } else if (options_.shared) {
-      const uint32_t num =
-          gather_shared(text + SharedIndex::kOrders, std::min(length, SharedIndex::kOrders), levels);
-      begin -= num;
-      std::move_backward(levels, levels + num, levels + first);
+  for (uint32_t position = 0; position < horizon; ++position, ++length, own = 0) {
+    Contexts contexts;
+    contexts.clear();
+    const HistoryContexts before = history.at;
+    if (history.index != nullptr && history.look()) {
+      contexts.longest[0] = history.at.first.length;
+      contexts.set(kHistory1, history.at.first.length, history.nexts[0].token, history.nexts[0].weight,
+                   history.totals[0]);
     }
-    Judgement chosen = choose(context, std::span(levels + begin, last - begin), base);
+    if (request.live != nullptr) {
+      request.live->shorten_to_continuation(live);
+      if (live.length > 0) contexts.longest[1] = std::min(live.length, length);
+      contexts.set_live(kLive1, *request.live, live, contexts.longest[1], own);
+    }
+    // Where the longest matches agree and are believed, shorter contexts would not change the choice.
+    Judgement chosen;
+    const int32_t first = contexts.best[kHistory1] >= 0 ? contexts.best[kHistory1] : contexts.best[kLive1];
+    if (first >= 0 && (contexts.best[kLive1] == first || contexts.best[kLive1] < 0)) {
+      chosen.token = first;
+      chosen.says = contexts.says;
+      chosen.weights = Calibration::weights(contexts.longest[0], contexts.longest[1], Calibration::kUnasked);
+      calibration_.mix(chosen);
+    }
+    if (chosen.token < 0 || chosen.probability < kSure) {
+      if (both && history.index != nullptr && history.look_shorter()) {
+        contexts.set(kHistory2, history.at.second.length, history.nexts[1].token, history.nexts[1].weight,
+                     history.totals[1]);
+      }
+      if (both && request.live != nullptr) {
+        LiveCursor shorter = live;
+        request.live->shorten(shorter);
+        contexts.set_live(kLive2, *request.live, shorter, shorter.length, own);
+      }
+      if (options_.shared) ask_shared(request, draft, contexts);
+      chosen = choose(request, contexts, history);
+    }
     if (chosen.token < 0) return;
-    const Level& top = levels[last - 1];
-    calibration_.map(chosen, top.say, top.length, options_.calibrated);
-    trail.push_back(chosen);
+    trail.push_back({chosen, before});
     survival *= chosen.probability;
     if (survival < min_survival) return;
     if (position == 0) {
-      draft.source = top.source;
-      draft.match_length = top.length;
+      const bool by_live = contexts.longest[1] > contexts.longest[0];
+      const bool by_history = contexts.longest[0] > 0;
+      draft.source = by_live ? Source::kLive : by_history ? Source::kHistory : Source::kShared;
+      draft.match_length = contexts.longest[by_live ? 1 : by_history ? 0 : 2];
     }
     draft.tokens.push_back(chosen.token);
     draft.probabilities.push_back(chosen.probability);
     draft.expected += survival;
-    std::copy(text + 1, text + SharedIndex::kOrders, text);
-    text[SharedIndex::kOrders - 1] = chosen.token;
-    if (context.history != nullptr) frozen.advance(*context.history, std::span(&chosen.token, 1));
-    if (context.live != nullptr) context.live->advance(live, chosen.token);
-    own = false;
+    if (history.index != nullptr) history.advance(chosen.token, both);
+    if (request.live != nullptr) request.live->advance(live, chosen.token);
   }
 }
 
-void BlendPolicy::learn(Trail& trail, std::span<const int32_t> tokens) {
-  for (size_t i = 0; i < trail.size() && i < tokens.size(); ++i) {
-    const bool accepted = trail[i].token == tokens[i];
-    calibration_.learn(trail[i], accepted);
+size_t BlendPolicy::learn(Trail& trail, std::span<const int32_t> tokens, HistoryContexts& contexts) {
+  size_t foreseen = 0;
+  while (foreseen < trail.size() && foreseen < tokens.size()) {
+    const bool accepted = trail[foreseen].token == tokens[foreseen];
+    calibration_.learn(trail[foreseen], accepted);
     if (!accepted) break;
+    ++foreseen;
   }
+  if (foreseen == trail.size() && foreseen > 0) --foreseen;  // where history stands after it was not kept
+  if (foreseen > 0) contexts = trail[foreseen].before;
   trail.clear();
+  return foreseen;
 }
 
 void BlendPolicy::observe(std::span<const int32_t> response, size_t added) {
