@@ -15,7 +15,7 @@ STOP = {"stop_token_ids": [2]}
 MINIMUM = {
     "min_tokens": 2,
     "stop_token_ids": [2, 3],
-    "temperature": 3,
+    "temperature": 2,
 }  # vLLM counts the end token among them
 CHOICES = [[2, 3, 4, 0], [2, 3, 0], [4, 5, 3, 0], [4, 2, 0], [5, 0]]
 GRAMMAR = {"structured_outputs": {"choice": ["".join(f"t{i}" for i in c[:-1]) for c in CHOICES]}}
