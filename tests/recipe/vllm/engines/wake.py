@@ -23,8 +23,10 @@ def main() -> None:
     from safetensors.torch import load_file
     from vllm import LLM, SamplingParams
 
+    from redraft.recipe.cpu import plain_linear
     from redraft.recipe.vllm.proposer import proposers
 
+    plain_linear.register()  # vLLM's packed weights can't be loaded again on a CPU
     llm = LLM(
         settings["model"],
         dtype="float32",
