@@ -24,10 +24,6 @@ COMMANDS = {
     ),
     "rpc": ("redraft.benchmarks.rpc_command:rpc", "Measure a draft server under load."),
     "relay": ("redraft.benchmarks.rpc_relay_command:relay", "Measure how fast siblings hear of each other."),
-    "soak": (
-        "redraft.recipe.vllm.soak_command:soak",
-        "Run an engine under trouble and look for leaks and losses.",
-    ),
     "simulate": (
         "redraft.benchmarks.simulate_command:simulate",
         "Price recorded rollouts against plain decoding.",

@@ -126,6 +126,7 @@ class RedraftProposer:
         self._batch: Batch | None = None
         self._states: Mapping[str, Any] = {}
         self._horizon = self._most
+        self._never = options.budget == 0
         self._req_ids: list[str] = []
         self._total = 0
         self._advance_by = 0.0
@@ -176,8 +177,15 @@ class RedraftProposer:
         """
         if not self._drafts:
             return [[] for _ in sampled_token_ids]
+        self._last_call = now = time.monotonic()
+        batch = self._batch
+        if self._never and now < self._advance_by and batch is not None and batch.req_ids == self._req_ids:
+            # As in `_draft`, in as few words as there are: it is all that such an engine does in most steps.
+            with self._lock:
+                self._engine_steps += 1
+                self._requests.put_off_step(sum(map(len, sampled_token_ids)))
+            return [[] for _ in sampled_token_ids]
         started = time.perf_counter()
-        self._last_call = time.monotonic()
         try:
             with self._lock:
                 return self._draft(sampled_token_ids)

@@ -23,8 +23,7 @@ def main() -> None:
         enforce_eager=True,
         max_model_len=256,
         max_num_seqs=8,
-        max_num_batched_tokens=64,
-        enable_chunked_prefill=True,
+        max_num_batched_tokens=512,  # no chunks: vLLM's CPU generators can't take a draw back
         enable_prefix_caching=False,
         seed=7,
         speculative_config={
