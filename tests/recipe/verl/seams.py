@@ -10,6 +10,7 @@ import inspect
 import json
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -173,6 +174,67 @@ def a_plain_client_notes_each_turn() -> None:
     seen, mine = asyncio.run(go())
     assert [a.counters for a in mine] == [(1, 0, 1), (2, 2, 1)]
     assert seen == mine
+
+
+def every_turn_of_verls_tool_agent_loop_is_noted() -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    from verl.experimental.agent_loop.agent_loop import DictConfigWrap, ToolListWrap
+    from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
+    from verl.tools.tool_registry import load_all_tools
+    from verl.utils.dataset.rl_dataset import RLHFDataset
+
+    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(1024)}, unk_token="t1"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="t0", pad_token="t0", unk_token="t1"
+    )
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    tools = load_all_tools(None, str(Path(__file__).with_name("echo_tool.py")))
+    server = Server(
+        output([11, 12], 3, None, "aborted"),
+        output([16], 4, (4, 1, 1), "completed"),
+        output([21, 24], 5, (5, 2, 1), "completed"),
+    )
+    client = client_of(FullyAsyncLLMServerClient, server)
+    turns = SimpleNamespace(
+        format="any_text",
+        max_user_turns=None,
+        max_assistant_turns=2,
+        max_parallel_calls=1,
+        max_tool_response_length=64,
+        tool_response_truncate_side="middle",
+    )
+    rollout = SimpleNamespace(multi_turn=turns, prompt_length=16, response_length=16, full_determinism=False)
+    config = SimpleNamespace(actor_rollout_ref=SimpleNamespace(rollout=rollout))
+
+    async def go() -> tuple[AgentLoopOutput, list[Any]]:
+        open_trajectory()
+        loop = ToolAgentLoop(
+            trainer_config=DictConfigWrap(config),
+            server_manager=client,
+            tokenizer=tokenizer,
+            processor=None,
+            hf_model_type="llama",
+            dataset_cls=RLHFDataset,
+            data_config=DictConfigWrap({}),
+            tools=ToolListWrap(tools),
+        )
+        told = await loop.run({"temperature": 1.0}, raw_prompt=[{"role": "user", "content": "t7 t8"}])
+        return told, close_trajectory()
+
+    told, attempts = asyncio.run(go())
+    assert told.prompt_ids == [7, 8]
+    assert told.response_ids == [11, 12, 16, 900, 901, 902, 21, 24], told.response_ids
+    assert told.response_mask == [1, 1, 1, 0, 0, 0, 1, 1]
+    assert [request["prompt_ids"] for request in server.asked] == [
+        [7, 8],
+        [7, 8, 11, 12],
+        [7, 8, 11, 12, 16, 900, 901, 902],
+    ]
+    assert 16 in server.asked[0]["sampling_params"]["stop_token_ids"]
+    assert [a.version for a in attempts] == [3, 4, 5]
+    assert [a.counters for a in attempts] == [None, (4, 1, 1), (5, 2, 1)]
 
 
 def an_engine_is_paused_in_its_own_words() -> None:
@@ -360,6 +422,7 @@ CHECKS: list[Callable[[], None]] = [
     the_agent_loop_workers_override_verls_methods,
     an_aborted_request_is_resumed_and_every_attempt_noted,
     a_plain_client_notes_each_turn,
+    every_turn_of_verls_tool_agent_loop_is_noted,
     an_engine_is_paused_in_its_own_words,
     a_batch_trainers_rows_are_named_before_they_are_split,
     a_batch_trainers_worker_records_through_verls_own_loop,

@@ -40,6 +40,7 @@ def train(
     arguments: list[str],
     stored: Callable[[Path, str], list[Rollout]],
     watch: Callable[[], None] = lambda: None,
+    **environment: str,
 ) -> Run:
     """Train in a process of its own and wait for its end.
 
@@ -48,12 +49,14 @@ def train(
         arguments: of the command line.
         stored: reads a server's data directory.
         watch: called every tenth of a second.
+        environment: further variables of the process.
     """
     environment = {
         **os.environ,
         "REDRAFT_TEST_RECORD": str(folder / "recorded.jsonl"),
         "REDRAFT_STRICT": "1",
         "PYTHONUNBUFFERED": "1",
+        **environment,
     }
     command = [sys.executable, "-m", "redraft.recipe.cpu.main_ppo", *arguments]
     with open(folder / "log", "wb") as log:
