@@ -15,7 +15,7 @@ from redraft.rollout import Rollout
 sys.path.insert(0, str(Path(__file__).parent))
 from training_runs import Run, arguments, train, write_prompts
 
-pytestmark = [pytest.mark.verl, pytest.mark.vllm, pytest.mark.long]
+pytestmark = [pytest.mark.verl, pytest.mark.vllm, pytest.mark.slow]
 
 PROMPTS, BATCH, SAMPLES, EPOCHS = 4, 2, 4, 2
 STEPS = EPOCHS * PROMPTS // BATCH
