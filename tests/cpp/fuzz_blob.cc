@@ -26,10 +26,12 @@ void use(const FrozenIndex& index, const uint8_t* data, size_t size) {
     index.walk(cursor, [&](uint32_t, int32_t, float, uint32_t) { return ++drafted < 32; });
     FrozenCursor shorter = cursor;
     index.shorten_to_continuation(shorter);
-    float weight;
-    float total;
-    int32_t best;
-    if (index.best_next(shorter, best, weight, total)) index.weight_next(shorter, best);
+    FrozenIndex::Next next;
+    if (shorter.length > 0 && index.next(shorter, index.occurrences(shorter).weight, next)) {
+      index.weight_next(shorter, next.token);
+      FrozenIndex::follow(shorter, next);
+      index.occurrences(shorter);
+    }
   }
 }
 
