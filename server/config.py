@@ -29,8 +29,9 @@ class WindowConfig:
     """Newest epochs of the prompt that are indexed; 0 = all."""
     tokens: int = 2_000_000
     """Response tokens indexed for each prompt, newest first; 0 = all."""
-    age_decay: float = 0.7
-    """Weight of a response relative to one that is an epoch newer, in (0, 1]."""
+    age_decay: float = 1.0
+    """Weight of a response relative to one that is an epoch newer, in (0, 1]; 1 = all count alike, as no recorded run
+    gained from less (doc/benchmarks.md)."""
     reward_weight: float = 0.0
     """What a response counts more than others when its reward is above the mean of the prompt's window, >= 0; 0 = all
     count alike."""

@@ -11,6 +11,12 @@ import re
 import sys
 from typing import Any, NamedTuple
 
+from redraft.errors import FailedPrecondition
+
+EXACT_RULES = ("standard", "block")
+"""vLLM's `rejection_sample_method`s that keep the target's distribution; "block" is block verification (Sun et al.,
+2024). "synthetic" accepts at a rate that is given, and "fly" (0.33) accepts what is nearly right."""
+
 TRIMS_STOP_STRINGS = (0, 32)
 """First vLLM that cuts off the tokens which one step accepted behind a stop string (its pull request #47616).
 Before, they stayed in `token_ids`, though not in the text."""
@@ -24,6 +30,23 @@ class Bound(NamedTuple):
     min_tokens: int
     """Until this many response tokens are there, a draft must leave the last of them to a step without a draft:
     `within`."""
+
+
+def check_rule(speculative_config: Any) -> None:
+    """See that vLLM verifies by a rule that keeps the target's distribution.
+
+    Args:
+        speculative_config: vLLM's `SpeculativeConfig`; one without the field has the standard rule only.
+
+    Raises:
+        FailedPrecondition: it doesn't.
+    """
+    rule = getattr(speculative_config, "rejection_sample_method", "standard")
+    if rule not in EXACT_RULES:
+        raise FailedPrecondition(
+            f'rejection_sample_method: with "{rule}" responses are not samples of the policy, whatever is drafted;'
+            f' leave it out of speculative_config, or say "{EXACT_RULES[0]}"'
+        )
 
 
 def bound(parameters: Any) -> Bound:

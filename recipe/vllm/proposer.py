@@ -19,7 +19,15 @@ from redraft._core import Drafter
 from redraft.auto_budget import PLAIN, AutoBudget, Plan
 from redraft.cost_table import read_cost_table
 from redraft.errors import FailedPrecondition, InvalidArgument
-from redraft.recipe.vllm import cpu_sampler, keyed_sampling, patches, plain_steps, servers, versions
+from redraft.recipe.vllm import (
+    cpu_sampler,
+    exactness,
+    keyed_sampling,
+    patches,
+    plain_steps,
+    servers,
+    versions,
+)
 from redraft.recipe.vllm.groups import Groups
 from redraft.recipe.vllm.options import Options, load_options
 from redraft.recipe.vllm.reporting import Housekeeping, Stats, by_source
@@ -76,7 +84,7 @@ class RedraftProposer:
             environment (`options.py`).
 
     Raises:
-        FailedPrecondition: an untested vLLM, or one whose ranks can't be kept in step.
+        FailedPrecondition: an untested vLLM, one whose ranks can't be kept in step, or one that verifies inexactly.
         InvalidArgument: a malformed option; the message starts with its name.
     """
 
@@ -85,6 +93,7 @@ class RedraftProposer:
 
     def __init__(self, vllm_config: Any) -> None:
         self._options = load_options(vllm_config.additional_config)
+        exactness.check_rule(vllm_config.speculative_config)
         _prepare_vllm()
         self.plain_steps = not plain_steps.is_recurrent(vllm_config.model_config)
         self._most = vllm_config.speculative_config.num_speculative_tokens
@@ -347,8 +356,7 @@ def is_drafting_rank(parallel_config: Any) -> bool:
     threads, fetches and memory. With data parallelism every engine has such a rank of its own.
 
     Raises:
-        FailedPrecondition: an executor in which every rank is its own scheduler, with more than one rank:
-            each
+        FailedPrecondition: an executor in which every rank is its own scheduler, with more than one rank: each
             would follow its own drafts, history arrives at each at another time, and the ranks would hang.
     """
     ranks = parallel_config.tensor_parallel_size * getattr(
@@ -363,8 +371,7 @@ def is_drafting_rank(parallel_config: Any) -> bool:
 
 
 def _prepare_vllm() -> None:
-    """Check the version, and see that the patches are in force where drafts are about to be made and
-    verified.
+    """Check the version, and see that the patches are in force where drafts are about to be made and verified.
 
     Raises:
         FailedPrecondition: an untested vLLM, or a runner that can't be patched.

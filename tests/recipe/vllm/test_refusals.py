@@ -32,5 +32,9 @@ def test_ranks_that_schedule_by_themselves_are_refused(messages):
     assert messages["external"].startswith("FailedPrecondition: distributed_executor_backend: ")
 
 
+def test_a_rule_that_changes_the_distribution_is_refused(messages):
+    assert messages["rule"].startswith('FailedPrecondition: rejection_sample_method: with "synthetic" ')
+
+
 def test_what_is_right_is_accepted(messages):
-    assert "good" not in messages
+    assert not {"good", "block"} & messages.keys()

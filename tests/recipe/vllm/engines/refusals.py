@@ -35,7 +35,7 @@ def main() -> None:
     except Exception as error:
         messages["addresses"] = str(error)
 
-    def construct(kind: str, tokens: int = 3, **parallel) -> None:
+    def construct(kind: str, tokens: int = 3, rule: str = "standard", **parallel) -> None:
         parallel = {
             "rank": 0,
             "tensor_parallel_size": 1,
@@ -47,7 +47,9 @@ def main() -> None:
             RedraftProposer(
                 SimpleNamespace(
                     additional_config={},
-                    speculative_config=SimpleNamespace(num_speculative_tokens=tokens),
+                    speculative_config=SimpleNamespace(
+                        num_speculative_tokens=tokens, rejection_sample_method=rule
+                    ),
                     model_config=SimpleNamespace(get_vocab_size=lambda: 100, max_model_len=64),
                     parallel_config=SimpleNamespace(**parallel),
                 )
@@ -57,6 +59,8 @@ def main() -> None:
 
     construct("good")
     construct("tokens", tokens=200)
+    construct("block", rule="block")
+    construct("rule", rule="synthetic")
     construct(
         "external", distributed_executor_backend="external_launcher", world_size=2, tensor_parallel_size=2
     )
