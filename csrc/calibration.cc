@@ -14,6 +14,8 @@ namespace {
 constexpr float kMemory = 1000;
 constexpr float kPrior = 6;
 constexpr float kRate = 0.02f;
+// Far beyond what is ever learned: a file that says more is damaged.
+constexpr float kLargestWeight = 20;
 
 // The middle of each class, for the prior.
 constexpr float kLengthOf[] = {0.5f, 1, 2, 3, 4, 5, 6.5f, 8.5f, 10.5f, 13, 19, 27, 39, 55, 90, 200};
@@ -93,8 +95,10 @@ void Calibration::restore(std::span<const float> state) {
       throw_invalid("calibration: holds what is no probability or count; start without it");
     }
   }
-  for (const float value : state) {
-    if (!std::isfinite(value)) throw_invalid("calibration: must be finite; start without it");
+  for (size_t i = 2 * kSilent; i < state.size(); ++i) {
+    if (!(std::abs(state[i]) <= kLargestWeight)) {
+      throw_invalid("calibration: holds a weight that is never learned; start without it");
+    }
   }
   for (size_t says = 0; says < kSilent; ++says) statements_[says] = {state[2 * says], state[2 * says + 1]};
   std::copy(state.begin() + 2 * kSilent, state.end(), weights_.begin());

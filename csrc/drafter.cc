@@ -76,8 +76,9 @@ int32_t Drafter::open(std::shared_ptr<LiveIndex> live, std::span<const int32_t> 
     sequence = live->add_sequence(tokens);
   }
   if (free_slots_.empty()) {
-    free_slots_.push_back(static_cast<uint32_t>(slots_.size()));
+    free_slots_.reserve(slots_.size() + 1);  // so that either both grow or neither
     slots_.emplace_back();
+    free_slots_.push_back(static_cast<uint32_t>(slots_.size() - 1));
   }
   const uint32_t slot = free_slots_.back();
   free_slots_.pop_back();
@@ -206,13 +207,16 @@ void Drafter::record(const Request& request, std::span<const int32_t> tokens) {
   const int64_t positions = stats_.positions;
   const int64_t wider = static_cast<int64_t>(length);
   if (wider > positions) {
-    for (std::vector<int64_t>* counts : {&stats_.drafted, &stats_.accepted}) {
+    const auto widen = [&](const std::vector<int64_t>& counts) {
       std::vector<int64_t> moved(kNumSources * length, 0);
       for (int64_t source = 0; source < kNumSources; ++source) {
-        std::copy_n(counts->begin() + source * positions, positions, moved.begin() + source * wider);
+        std::copy_n(counts.begin() + source * positions, positions, moved.begin() + source * wider);
       }
-      counts->swap(moved);
-    }
+      return moved;
+    };
+    std::vector<int64_t> drafted = widen(stats_.drafted);
+    stats_.accepted = widen(stats_.accepted);
+    stats_.drafted = std::move(drafted);
     stats_.positions = wider;
   }
   const size_t row = static_cast<size_t>(request.source) * static_cast<size_t>(stats_.positions);
@@ -305,12 +309,12 @@ DraftBatch Drafter::step(std::span<const int32_t> requests, std::span<const int3
   DraftBatch batch = draft_all(rows, horizons);
   allot(rows, budget, costs, batch);
   for (size_t row = 0; row < rows.size(); ++row) {
-    rows[row]->source = static_cast<Source>(batch.sources[row]);
-    rows[row]->drafted = static_cast<uint32_t>(batch.offsets[row + 1] - batch.offsets[row]);
-    if (policy_) {
+    if (policy_) {  // first, as it may find no memory: `drafted` says how much of it there is
       rows[row]->draft.assign(batch.tokens.begin() + batch.offsets[row],
                               batch.tokens.begin() + batch.offsets[row + 1]);
     }
+    rows[row]->source = static_cast<Source>(batch.sources[row]);
+    rows[row]->drafted = static_cast<uint32_t>(batch.offsets[row + 1] - batch.offsets[row]);
   }
   return batch;
 }

@@ -38,7 +38,8 @@ struct DraftStats {
 };
 
 // Thread-safe: a mutex makes every call exclusive. Holds what it refers to until a request is closed.
-// A call that throws has changed nothing.
+// A call that throws for its arguments or for limits has changed nothing; one that finds no memory may have
+// changed a part.
 class Drafter {
  public:
   // policy: null drafts the longest match of one source, as it is.

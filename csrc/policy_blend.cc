@@ -8,9 +8,11 @@ namespace {
 
 constexpr int32_t kStartToken = -1;
 
-// Whether two contexts of one index have the same occurrences, and so the same continuations.
+// Whether two contexts of one index have the same occurrences, and so the same continuations. Inside an edge
+// the position alone tells: `left` counts from where a leaf's edge was entered, which each context does
+// elsewhere.
 bool same_class(const FrozenCursor& a, const FrozenCursor& b) {
-  if (a.left != b.left) return false;
+  if ((a.left == 0) != (b.left == 0)) return false;
   return a.left == 0 ? a.node == b.node : a.target == b.target && a.position == b.position;
 }
 

@@ -50,7 +50,9 @@ void propose_from_history(const FrozenIndex& history, FrozenCursor cursor, const
   uint32_t length = 0;
   history.walk(cursor, [&](uint32_t matched, int32_t token, float ratio, uint32_t count) {
     if (length == 0) proposal.match_length = length = matched;
-    const float probability = acceptance(Source::kHistory, length++, ratio, static_cast<float>(count));
+    // A damaged index may say anything, and what is learned from it would stay.
+    const float share = ratio > 0 ? std::min(ratio, 1.0f) : 0.0f;
+    const float probability = acceptance(Source::kHistory, length++, share, static_cast<float>(count));
     return proposer.add(token, probability);
   });
 }

@@ -5,10 +5,17 @@
 namespace redraft {
 
 ThreadPool::ThreadPool(int size) {
-  for (int number = 1; number < size; ++number) threads_.emplace_back([this, number] { serve(number); });
+  try {
+    for (int number = 1; number < size; ++number) threads_.emplace_back([this, number] { serve(number); });
+  } catch (...) {  // no more threads to be had: those that there are end first
+    stop();
+    throw;
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;

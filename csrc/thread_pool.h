@@ -25,6 +25,7 @@ class ThreadPool {
   void run(const std::function<void(int)>& work);
 
  private:
+  void stop();
   void serve(int number);
   void call(int number) noexcept;
 

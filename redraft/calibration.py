@@ -47,7 +47,9 @@ def load_calibration(drafter: Drafter, path: str | os.PathLike[str]) -> bool:
             state = np.load(file, allow_pickle=False)
     except FileNotFoundError:
         return False
-    except (ValueError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # numpy parses the header with a tokenizer and more: damage comes as anything
         raise InvalidArgument(
             f"calibration: {os.fspath(path)} is damaged ({error}); start without it"
         ) from None

@@ -54,7 +54,8 @@ def test_a_file_that_is_no_calibration_is_refused_and_nothing_changes(tmp_path: 
         load_calibration(drafter, path)
     save_calibration(drafter, path)
     whole = path.read_bytes()
-    for damaged in (b"", b"no array", whole[: len(whole) // 2]):
+    header = whole.replace(b"(", b"[", 1)
+    for damaged in (b"", b"no array", whole[: len(whole) // 2], header, b"PK\x03\x04" + whole[4:]):
         path.write_bytes(damaged)
         with pytest.raises(InvalidArgument, match=r"^calibration: "):
             load_calibration(drafter, path)
