@@ -21,6 +21,10 @@ from redraft.benchmarks.figures import Rows
 from redraft.benchmarks.replay import Proposer
 from redraft.benchmarks.traces import Int32Array, Response
 
+COUNT_DEPTH = 64
+"""Of the suffix rule's trees: it asks for counts of short contexts, which redraft's own drafts seldom do. Few
+texts have more classes of contexts than that; one that repeats itself has many, and counting them all would take forever."""
+
 
 class Plain:
     """No drafts: one token a step."""
@@ -174,13 +178,13 @@ class GlobalSuffixTree(_OneByOne):
         self._draft = partial(
             LiveIndex.depth_limited, depth=depth, factor=factor, min_probability=min_probability
         )
-        self._all = LiveIndex(EMPTY)
+        self._all = LiveIndex(EMPTY, count_depth=COUNT_DEPTH)
         self._own: dict[int, LiveIndex] = {}
         self._sequences: dict[int, int] = {}
 
     def learn(self, history: list[list[Response]]) -> None:
         """Put all earlier responses into the global tree."""
-        self._all = LiveIndex(EMPTY)
+        self._all = LiveIndex(EMPTY, count_depth=COUNT_DEPTH)
         for epoch in history:
             for response in epoch:
                 self._all.end_sequence(self._all.add_sequence(response.token_ids))
@@ -188,7 +192,7 @@ class GlobalSuffixTree(_OneByOne):
     def opened(self, request: int, response: Response, turn: int) -> None:
         """Start both trees' texts; what a prompt holds is in the own one only."""
         known = response.known(turn)
-        own = self._own[request] = LiveIndex(self._prompts[response.prompt])
+        own = self._own[request] = LiveIndex(self._prompts[response.prompt], count_depth=COUNT_DEPTH)
         own.add_sequence(known)
         self._sequences[request] = self._all.add_sequence(known[-1:])
 
