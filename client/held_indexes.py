@@ -62,8 +62,11 @@ class HeldIndexes:
             if entry is not None:
                 self.nbytes -= entry.nbytes
             entry = self._entries[key] = Entry(token_ids.copy(), key)
+            self._entries.move_to_end(key)
             self.evict()
-        self._entries.move_to_end(key)
+            # Only a table full of prompts that are waited for gives up the new one; the caller has it all the same.
+        if key in self._entries:
+            self._entries.move_to_end(key)
         return entry
 
     def find(self, key: bytes, token_ids: Int32Array) -> FrozenIndex | None:

@@ -13,8 +13,9 @@ import grpc
 from redraft.client.channels import RETRYABLE, Channels
 from redraft.client.relay_groups import Int32Array, Mailbox, RelayedGroup
 from redraft.errors import DataLoss, RedraftError
+from redraft.rollout import CONTEXT_ONLY
 from redraft.v1 import common_pb2, relay_pb2
-from redraft.wire import tokens_from_bytes, tokens_to_bytes
+from redraft.wire import check_range, tokens_from_bytes, tokens_to_bytes
 
 if TYPE_CHECKING:
     from redraft.client.relay import Relay
@@ -185,11 +186,11 @@ class RelayLink:
         try:  # all at once: checking a few tokens costs as much as checking many
             if any(len(part) % 4 for part in parts):
                 raise DataLoss("token_ids: a part of a token is missing")
-            together = tokens_from_bytes(b"".join(parts), "token_ids", vocabulary_size=size)
+            together = _tokens(b"".join(parts), size)
         except RedraftError:
             for tokens, part in zip(response.tokens, parts, strict=True):
                 try:
-                    yield tokens, tokens_from_bytes(part, "token_ids", vocabulary_size=size)
+                    yield tokens, _tokens(part, size)
                 except RedraftError as error:
                     with self._relay.lock:
                         self._relay.last_error = str(error)
@@ -214,3 +215,15 @@ class RelayLink:
                 text,
                 what,
             )
+
+
+def _tokens(data: bytes, vocabulary_size: int) -> Int32Array:
+    """Return the ids in `data`, to which `CONTEXT_ONLY` may be added.
+
+    Raises:
+        InvalidArgument: one is beyond the vocabulary.
+    """
+    ids = tokens_from_bytes(data, "token_ids")
+    if vocabulary_size:
+        check_range(ids & (CONTEXT_ONLY - 1), "token_ids", vocabulary_size)
+    return ids

@@ -52,18 +52,17 @@ class ServerHistory:
     @property
     def num_bytes(self) -> int:
         """Bytes of the indexes held."""
-        return self._source.stats().held_bytes
+        return self._source.held_bytes
 
     @property
     def num_unavailable(self) -> int:
         """Fetches that failed since no server answered."""
-        return self._source.stats().unavailable
+        return self._source.unavailable
 
     @property
     def fetches(self) -> tuple[int, float]:
         """Calls that brought answers, and their time in seconds."""
-        stats = self._source.stats()
-        return stats.calls, stats.fetch_seconds
+        return self._source.fetches
 
     def close(self) -> None:
         """Stop fetching."""
