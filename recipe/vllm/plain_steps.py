@@ -23,6 +23,12 @@ def is_recurrent(model_config: Any) -> bool:
     return any(getattr(model_config, name, True) for name in RECURRENT)
 
 
+def _has_thinking_budget(runner: Any) -> bool:
+    """Tell whether a request of the batch has `thinking_token_budget`."""
+    holder = getattr(getattr(runner, "input_batch", None), "thinking_budget_state_holder", None)
+    return holder is not None and bool(holder.has_tracked_requests())
+
+
 def decode_plainly(runner_module: ModuleType) -> None:
     """Let a step without drafts take vLLM's plain path, where the proposer allows it (`plain_steps`).
 
@@ -33,8 +39,10 @@ def decode_plainly(runner_module: ModuleType) -> None:
     Why it is safe: for the time of the call the runner looks like one without speculation, so vLLM's own plain code
     prepares the inputs, and without metadata `_sample` takes the plain sampler, as in every vLLM up to 0.31. The
     sampler draws from the same distribution, with the same generators: the rejection sampler's first act is to call
-    it. Models with recurrent state, whose attention reads that metadata, are left alone (`is_recurrent`). A scheduler
-    that is told of no drafts keeps what it has, and it takes a request's drafts away when it schedules them.
+    it. Models with recurrent state, whose attention reads that metadata, are left alone (`is_recurrent`), and so are
+    batches with a thinking budget, whose state is made for the rejection sampler's rows once speculation is configured
+    and takes a plain step's row for another. A scheduler that is told of no drafts keeps what it has, and it takes a
+    request's drafts away when it schedules them.
 
     Upstream: the condition was `len(scheduled_spec_decode_tokens) > 0` up to 0.31; no issue is open about its cost.
 
@@ -53,6 +61,7 @@ def decode_plainly(runner_module: ModuleType) -> None:
             configured is None
             or scheduler_output.scheduled_spec_decode_tokens
             or not getattr(getattr(self, "drafter", None), "plain_steps", False)
+            or _has_thinking_budget(self)
         ):
             return prepare(self, scheduler_output, *args, **kwargs)
         self.speculative_config = None

@@ -19,6 +19,9 @@ Int32Array = npt.NDArray[np.int32]
 RESPONSES_PER_PROMPT = 64
 """Newest responses kept for a prompt: four epochs of a group of 16."""
 
+_MOST_PROMPT_TOKENS = 16_000_000
+"""Of the prompts kept: conversations that are not known again leave a long one each turn."""
+
 _SURE = 4
 """A first turn of this many tokens is known again without its last one."""
 
@@ -51,6 +54,7 @@ class EndedResponses:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._prompt_tokens = 0
         self._lock = threading.Lock()
         self._by_key: OrderedDict[bytes, _Ended] = OrderedDict()
         self._lengths: Counter[int] = Counter()
@@ -80,6 +84,7 @@ class EndedResponses:
             ended = self._by_key.get(key)
             if ended is None:
                 ended = self._by_key[key] = _Ended(prompt)
+                self._prompt_tokens += len(prompt)
                 self._lengths[len(prompt)] += 1
             elif not np.array_equal(ended.prompt, prompt):
                 return  # another prompt of the same key: it has no history, which is harmless
@@ -93,9 +98,10 @@ class EndedResponses:
             ended.times = [*(ended.times[i] for i in kept), at]
             self._tokens += sum(map(len, ended.responses))
             self._by_key.move_to_end(key)
-            while self._tokens > self._limit and self._by_key:
+            while (self._tokens > self._limit or self._prompt_tokens > _MOST_PROMPT_TOKENS) and self._by_key:
                 _, oldest = self._by_key.popitem(last=False)
                 self._tokens -= sum(map(len, oldest.responses))
+                self._prompt_tokens -= len(oldest.prompt)
                 self._lengths[len(oldest.prompt)] -= 1
                 self._lengths += Counter()  # drops lengths that nobody has any more
 

@@ -146,6 +146,19 @@ def test_only_a_step_without_drafts_is_prepared_as_a_plain_one(runner_class):
     assert runner.take_draft_token_ids() == "taken"
 
 
+def test_a_batch_with_a_thinking_budget_keeps_the_path_that_its_state_is_made_for(runner_class):
+    tracked = [True]
+    runner = runner_class(SimpleNamespace(plain_steps=True))
+    runner.input_batch = SimpleNamespace(
+        thinking_budget_state_holder=SimpleNamespace(has_tracked_requests=lambda: tracked[0])
+    )
+    assert runner._prepare_inputs(scheduled(), []) == "configured"
+    tracked[0] = False
+    assert runner._prepare_inputs(scheduled(), []) is None
+    runner.input_batch.thinking_budget_state_holder = None
+    assert runner._prepare_inputs(scheduled(), []) is None
+
+
 @pytest.mark.parametrize("drafter", [SimpleNamespace(), SimpleNamespace(plain_steps=False)])
 def test_other_proposers_and_recurrent_models_are_left_alone(runner_class, drafter):
     runner = runner_class(drafter)
