@@ -50,6 +50,9 @@ _MIGRATIONS: list[list[str]] = [
         # Answers the statistics of a run without touching the payloads.
         "CREATE INDEX groups_by_epoch ON groups (run_id, epoch, step, responses, tokens, rewarded, reward_sum)",
     ],
+    # 1 -> 2: payloads may tell what the policy did not write and which weights wrote the rest (codec.py). Older code
+    # would take them for damaged ones.
+    [],
 ]
 
 VERSION = len(_MIGRATIONS)
