@@ -23,7 +23,8 @@ from redraft.benchmarks.traces import Int32Array, Response
 
 COUNT_DEPTH = 64
 """Of the suffix rule's trees: it asks for counts of short contexts, which redraft's own drafts seldom do. Few
-texts have more classes of contexts than that; one that repeats itself has many, and counting them all would take forever."""
+texts have more classes of contexts than that; one that repeats itself has many, and counting them all would take
+forever."""
 
 
 class Plain:
