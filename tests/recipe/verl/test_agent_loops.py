@@ -102,10 +102,11 @@ def test_history_is_drafted_from_although_prompts_grow_by_turns(run: Run) -> Non
     assert drafted[1]["accepted"] > 0
 
 
-def test_validation_drafts_from_earlier_validations(run: Run) -> None:
-    first, *later = run.of_kind("validation")
+def test_validations_have_a_line_of_their_own(run: Run) -> None:
+    # What they draft from earlier ones depends on whether the index comes before their few tokens are written:
+    # test_training.py has longer ones.
+    first, *_ = run.of_kind("validation")
     assert first["by_source"].get("history", {}).get("drafted", 0) == 0
-    assert later[-1]["by_source"]["history"]["drafted"] > 0
     of_prompt = [rollout for rollout in run.history if rollout.validation]
     assert len({rollout.key for rollout in of_prompt}) == 1
     assert sorted({rollout.step for rollout in of_prompt}) == [0, STEPS // 2, STEPS]
