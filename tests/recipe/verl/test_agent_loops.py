@@ -103,8 +103,7 @@ def test_history_is_drafted_from_although_prompts_grow_by_turns(run: Run) -> Non
 
 
 def test_validations_have_a_line_of_their_own(run: Run) -> None:
-    # What they draft from earlier ones depends on whether the index comes before their few tokens are written:
-    # test_training.py has longer ones.
+    # What they draft from earlier ones depends on whether the index comes before their few tokens are written.
     first, *_ = run.of_kind("validation")
     assert first["by_source"].get("history", {}).get("drafted", 0) == 0
     of_prompt = [rollout for rollout in run.history if rollout.validation]
