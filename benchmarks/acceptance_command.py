@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from redraft.benchmarks.replay_options import batch_options, trace_options
+
 OUT = click.Path(dir_okay=False, path_type=Path)
 COLUMNS = {
     "tokens_per_step": "tokens/step",
@@ -23,18 +25,9 @@ SLICE_COLUMNS = {"steps": "steps", **dict(list(COLUMNS.items())[:6]), "draft_us"
 
 
 @click.command()
-@click.argument(
-    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
-@click.option("--tokenizer", help="Hugging Face folder or name for text; default: SmolLM2's.")
-@click.option(
-    "--samples-per-epoch", type=click.IntRange(1), help="Cut a file of one epoch; else the first N."
-)
-@click.option("--epochs", type=click.IntRange(1), help="Replay the first K epochs.")
-@click.option("--replay-prompts", type=click.IntRange(1), help="Replay the first K prompts; history of all.")
-@click.option("--concurrency", type=click.IntRange(1), default=256, help="Most requests at a time.")
+@trace_options
+@batch_options
 @click.option("--horizon", type=click.IntRange(0, 1024), default=32, help="Most draft tokens of a request.")
-@click.option("--max-tokens", type=click.IntRange(1), default=12000, help="Cut longer responses.")
 @click.option(
     "--drafted-per-step",
     type=click.FloatRange(0, min_open=True),

@@ -190,7 +190,6 @@ class FixedLength(Redraft):
 class Oracle(Redraft):
     """redraft's proposals without a threshold, cut by someone who knows which will be accepted."""
 
-    knows_the_truth = True
     PORTIONS = (4, 12)
     """Draft tokens asked for first; more only where all of these are right, as others are cut anyway."""
 

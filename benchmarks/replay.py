@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -41,6 +41,21 @@ class Proposer(Protocol):
 
     def close(self, request: int) -> None:
         """Drop a request that ended."""
+
+
+@runtime_checkable
+class KnowingProposer(Proposer, Protocol):
+    """One that is told which tokens will be accepted: an upper bound."""
+
+    def step_knowing(
+        self,
+        requests: Int32Array,
+        new: Int32Array,
+        offsets: Int32Array,
+        horizons: Int32Array,
+        verify: Callable[..., Int64Array],
+    ) -> Rows:
+        """Do what `step` does; `verify(drafts, rows=...)` tells how much of drafts for some requests is right."""
 
 
 def replay(
@@ -142,7 +157,6 @@ def replay_epoch(
     result.tokens = int((ends - begins).sum())
     result.requests = len(ends)
     tally = Tally(result, int(turns.max()) + 1 if turns.size else 1)
-    knows_the_truth = getattr(proposer, "knows_the_truth", False)
     counting = np.arange(1 << 12)  # cut for every step instead of made
     empty = np.empty(0, np.int32)
     handles = empty
@@ -169,9 +183,9 @@ def replay_epoch(
             changed = False
         left = end - at
         began = time.perf_counter()
-        if knows_the_truth:
+        if isinstance(proposer, KnowingProposer):
             told_truth = partial(_verify_some, truth=truth, at=at, left=left)
-            rows = proposer.step_knowing(handles, new, offsets, horizons, told_truth)  # type: ignore[attr-defined]
+            rows = proposer.step_knowing(handles, new, offsets, horizons, told_truth)
         else:
             rows = proposer.step(handles, new, offsets, horizons)
         draft_us = (time.perf_counter() - began) * 1e6 / number.size

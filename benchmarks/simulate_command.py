@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from redraft.benchmarks.replay_options import trace_options
+
 OUT = click.Path(dir_okay=False, path_type=Path)
 COLUMNS = {
     "speedup": "speed-up",
@@ -24,20 +26,13 @@ COLUMNS = {
 
 
 @click.command()
-@click.argument(
-    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
+@trace_options
 @click.option(
     "--table", "tables", multiple=True, help="Cost table: a shipped one's name or a file; default: all."
 )
 @click.option(
     "--concurrency", "at_once", multiple=True, type=click.IntRange(1), help="Default: 1, 2, 4 ... 512."
 )
-@click.option("--tokenizer", help="Hugging Face folder or name for text; default: SmolLM2's.")
-@click.option(
-    "--samples-per-epoch", type=click.IntRange(1), help="Cut a file of one epoch; else the first N."
-)
-@click.option("--epochs", type=click.IntRange(1), help="The first K epochs.")
 @click.option("--horizon", type=click.IntRange(1, 128), default=16, help="Most draft tokens of a request.")
 @click.option(
     "--min-survival", type=click.FloatRange(0, 1), default=0.25, help="Least survival of a proposal."
@@ -52,7 +47,6 @@ COLUMNS = {
     default=4,
     help="Priced for each request that runs at once, at least.",
 )
-@click.option("--max-tokens", type=click.IntRange(1), default=12000, help="Cut longer responses.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--png", type=OUT, help="Write the curves.")
 def simulate(
