@@ -63,9 +63,8 @@ class HeldIndexes:
                 self.nbytes -= entry.nbytes
             entry = self._entries[key] = Entry(token_ids.copy(), key)
             self._entries.move_to_end(key)
-            self.evict()
-            # Only a table full of prompts that are waited for gives up the new one; the caller has it all the same.
-        if key in self._entries:
+            self.evict()  # gives up the new one only where all others are waited for; the caller has it all the same
+        else:
             self._entries.move_to_end(key)
         return entry
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from redraft.errors import NotFound
@@ -84,8 +84,8 @@ def check_all(products: tuple[Product, ...], versions: tuple[str, ...], folder: 
             label = f"{number} of {len(wanted)}: {distribution} {release.version}"
             task = progress.add_task(label)
 
-            def downloading(size: int, task: object = task, label: str = label) -> None:
-                progress.update(task, description=f"{label}, downloading, {size / 1e6:.0f} MB")  # type: ignore[arg-type]
+            def downloading(size: int, task: TaskID = task, label: str = label) -> None:
+                progress.update(task, description=f"{label}, downloading, {size / 1e6:.0f} MB")
 
             try:
                 read = wheels.reader(wheels.fetch(distribution, release.version, folder, downloading))

@@ -61,21 +61,6 @@ PATCHED: tuple[Contract, ...] = (
         parameters=("x", "cu_num_tokens", "num_tokens", "replace_from", "replace_to"),
     ),
     Contract(
-        _RUNNER,
-        "GPUModelRunner._sample",
-        "patched on request (vllm.keyed_sampling): the one place that calls the samplers; without verification metadata"
-        " the plain one, with it the rejection sampler",
-        {"f10b2982abd48ae2": "0.24.0"},
-        parameters=("logits", "spec_decode_metadata"),
-    ),
-    Contract(
-        _SAMPLER,
-        "apply_sampling_constraints",
-        "patched on CPUs (vllm.cpu_sampler): a module-level function that the sampler calls by name",
-        {"f9419a1eb9b3ad08": "0.24.0"},
-        parameters=("logits", "cu_num_draft_tokens", "sampling_metadata"),
-    ),
-    Contract(
         "vllm/model_executor/layers/utils.py",
         "dispatch_cpu_unquantized_gemm",
         "patched on CPUs where weights are loaded again (cpu.plain_linear): called with a layer, sets `cpu_linear`",
@@ -136,7 +121,13 @@ RELIED_ON: tuple[Contract, ...] = (
         _BATCH,
         "InputBatch",
         "rows by `req_ids`; int32 arrays over all rows, `token_ids_cpu` contiguous",
-        members=("req_ids", "num_prompt_tokens", "num_tokens_no_spec", "token_ids_cpu"),
+        members=(
+            "req_ids",
+            "num_prompt_tokens",
+            "num_tokens_no_spec",
+            "token_ids_cpu",
+            "thinking_budget_state_holder",
+        ),
     ),
     Contract(
         _BATCH,
@@ -290,6 +281,12 @@ RELIED_ON: tuple[Contract, ...] = (
         "Sampler.forward",
         "keyed sampling: samples each row with its generator",
         parameters=("logits", "sampling_metadata"),
+    ),
+    Contract(
+        "vllm/v1/sample/thinking_budget_state.py",
+        "ThinkingBudgetStateHolder",
+        "tells whether a request of the batch has a thinking budget (vllm.plain_steps)",
+        members=("has_tracked_requests",),
     ),
     Contract(
         "vllm/v1/sample/logits_processor/builtin.py",

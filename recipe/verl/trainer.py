@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -40,10 +41,19 @@ class RedraftMixin:
     `_compute_metrics`.
     """
 
+    # verl's, as its trainers have them.
     config: DictConfig
+    tokenizer: Any
     global_steps: int
+    total_training_steps: int
     steps_per_epoch: int
+    train_dataloader: Any
     train_dataloader_it: Any
+    timing_raw: dict[str, float]
+    agent_loop_manager: Any
+    actor_rollout_wg: Any
+    _restored_tq_prompt_count: int
+    _rollout_server_managers: Callable[[], Any]
 
     # ------------------------------------------------------------------ set-up
 
@@ -80,7 +90,7 @@ class RedraftMixin:
             step=0,
             epoch=0,
             steps_per_epoch=self.steps_per_epoch,
-            total_steps=self.total_training_steps,  # type: ignore[attr-defined]
+            total_steps=self.total_training_steps,
             enable=self._options.enable,
             addresses=list(self.config.redraft.session.get("addresses", [])),
             num_speculative_tokens=self._options.num_speculative_tokens,
@@ -109,7 +119,7 @@ class RedraftMixin:
         for address, held in self._watch.stored().items():
             _LOG.info("draft server %s holds %d responses of run %s", address, held, options.run)
         # The size stays unknown: models pad their embeddings beyond the tokenizer's ids.
-        fingerprint = Vocabulary.from_tokenizer(self.tokenizer).fingerprint  # type: ignore[attr-defined]
+        fingerprint = Vocabulary.from_tokenizer(self.tokenizer).fingerprint
         self.config.redraft.session.update(
             addresses=addresses,
             run=options.run,
@@ -160,12 +170,12 @@ class RedraftMixin:
         data = self.config.data
         size = data.get("gen_batch_size") or data.train_batch_size
         # An asynchronous trainer that resumes has prompts in flight, fetched for steps that it has not made.
-        fetched = max(self.global_steps - 1, 0) * data.train_batch_size + self._restored_tq_prompt_count  # type: ignore[attr-defined]
-        return int(fetched // max(len(self.train_dataloader) * size, 1))  # type: ignore[attr-defined]
+        fetched = max(self.global_steps - 1, 0) * data.train_batch_size + self._restored_tq_prompt_count
+        return int(fetched // max(len(self.train_dataloader) * size, 1))
 
     def _collect(self, flush_timeout: float = 0.0) -> None:
         """Take over what the agent loop workers counted since the last time."""
-        collected = self.agent_loop_manager.redraft_collect(flush_timeout)  # type: ignore[attr-defined]
+        collected = self.agent_loop_manager.redraft_collect(flush_timeout)
         for slot, tally in merge_slots([collected["tallies"]]).items():
             (self._validation if slot.validation else self._train).merge(tally)
         self._publishing = collected["publisher"]
@@ -183,7 +193,7 @@ class RedraftMixin:
 
     def _ask_engines(self) -> Drafting | None:
         # verl's own list of all that generate: an asynchronous trainer has engines beside the actor's.
-        managers = self._rollout_server_managers()  # type: ignore[attr-defined]
+        managers = self._rollout_server_managers()
         servers = [s for m in managers for r in m.get_replicas() for s in r.servers]
         if not self._taps or not servers:
             return None
@@ -216,8 +226,8 @@ class RedraftMixin:
         if self._options.export_dir is not None and self._ends_epoch(self.global_steps):
             epoch = (self.global_steps - 1) // max(self.steps_per_epoch, 1)
             path = os.path.join(os.path.abspath(self._options.export_dir), f"epoch_{epoch}")
-            with marked_timer("redraft_export", self.timing_raw):  # type: ignore[attr-defined]
-                self.actor_rollout_wg.save_checkpoint(path, None, self.global_steps)  # type: ignore[attr-defined]
+            with marked_timer("redraft_export", self.timing_raw):
+                self.actor_rollout_wg.save_checkpoint(path, None, self.global_steps)
 
     def _compute_metrics(
         self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
@@ -266,7 +276,7 @@ class RedraftMixin:
         }
 
     def _ends_epoch(self, step: int) -> bool:
-        return step % max(self.steps_per_epoch, 1) == 0 or step >= self.total_training_steps  # type: ignore[attr-defined]
+        return step % max(self.steps_per_epoch, 1) == 0 or step >= self.total_training_steps
 
     # ------------------------------------------------------------------ end
 

@@ -32,7 +32,8 @@ def test_repaired_sampling_has_the_targets_distribution(outcome):
 
 
 def test_the_replacement_expands_as_the_original_promises():
-    torch = pytest.importorskip("torch")
+    import torch
+
     from redraft.recipe.vllm.cpu_sampler import expand_batch_to_tokens, is_broken, repair
 
     values = torch.tensor([0.5, 0.0, 2.0])

@@ -11,8 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 
+@pytest.mark.vllm
 def test_a_kernel_that_is_not_in_place_yet_counts_as_broken():
-    torch = pytest.importorskip("torch")
+    import torch
+
     from redraft.recipe.vllm import cpu_sampler
 
     def kernel(*_):

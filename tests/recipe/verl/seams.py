@@ -1,6 +1,7 @@
 """Our classes over verl's own: what they override is there, takes the same arguments and is called. Prints JSON.
 
-Run as a process of its own: verl and Ray stay out of pytest's. {check: "ok" or what went wrong}.
+Run by test_seams.py in a process of its own, which sets the CPU's environment first: verl and Ray stay out of
+pytest's. {check: "ok" or what went wrong}.
 """
 
 from __future__ import annotations
@@ -14,32 +15,28 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from redraft.recipe.cpu.environment import activate
+import numpy as np
+from verl import DataProto
+from verl.experimental.agent_loop import AgentLoopManager, AgentLoopWorker
+from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
+from verl.trainer.ppo.v1 import trainer_base
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
+from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
+from verl.workers.rollout.replica import TokenOutput
+from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer
 
-activate()
-
-import numpy as np  # noqa: E402
-from verl import DataProto  # noqa: E402
-from verl.experimental.agent_loop import AgentLoopManager, AgentLoopWorker  # noqa: E402
-from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput  # noqa: E402
-from verl.trainer.ppo.v1 import trainer_base  # noqa: E402
-from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ  # noqa: E402
-from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient  # noqa: E402
-from verl.workers.rollout.replica import TokenOutput  # noqa: E402
-from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer  # noqa: E402
-
-from redraft.recipe.verl.agent_loop import worker_class  # noqa: E402
-from redraft.recipe.verl.attempts import close_trajectory, open_trajectory  # noqa: E402
-from redraft.recipe.verl.batch_agent_loop import (  # noqa: E402
+from redraft.recipe.verl.agent_loop import worker_class
+from redraft.recipe.verl.attempts import close_trajectory, open_trajectory
+from redraft.recipe.verl.batch_agent_loop import (
     RecordingManager,
     RecordingWorker,
     fully_async_manager,
 )
-from redraft.recipe.verl.llm_client import NotingAsyncClient, NotingClient, noting  # noqa: E402
-from redraft.recipe.verl.options import MODES  # noqa: E402
-from redraft.recipe.verl.rollout_server import EngineTap, RedraftHttpServer  # noqa: E402
-from redraft.recipe.verl.tally import SPEC_KEYS  # noqa: E402
-from redraft.recipe.verl.trainer import TRAINERS, RedraftMixin  # noqa: E402
+from redraft.recipe.verl.llm_client import NotingAsyncClient, NotingClient, noting
+from redraft.recipe.verl.options import MODES
+from redraft.recipe.verl.rollout_server import EngineTap, RedraftHttpServer
+from redraft.recipe.verl.tally import SPEC_KEYS
+from redraft.recipe.verl.trainer import TRAINERS, RedraftMixin
 
 OWN = {"redraft_close", "redraft_stats", "redraft_collect", "redraft_warm_up"}
 

@@ -14,6 +14,12 @@ import pytest
 pytestmark = [pytest.mark.verl, pytest.mark.vllm]
 
 SCRIPT = Path(__file__).with_name("seams.py")
+LAUNCH = """
+import runpy, sys
+from redraft.recipe.cpu.environment import activate
+activate()  # before anything imports verl
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
 
 
 def checks() -> list[str]:
@@ -26,7 +32,7 @@ def checks() -> list[str]:
 @pytest.fixture(scope="module")
 def results() -> dict[str, str]:
     done = subprocess.run(
-        [sys.executable, str(SCRIPT)],
+        [sys.executable, "-c", LAUNCH, str(SCRIPT)],
         capture_output=True,
         text=True,
         timeout=300,

@@ -65,7 +65,6 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 def test_rollouts_outlive_the_server_and_are_compared_with_plain_decoding(
     tiny_model, engine_environment, tmp_path
 ):
-    pytest.importorskip("vllm")
     done = subprocess.run(
         [sys.executable, "-m", "redraft.cli", "bench", "outage", "--model", str(tiny_model), *TINY],
         env=engine_environment,
