@@ -11,6 +11,7 @@ import click
 from redraft.errors import RedraftError
 
 MODELS = ("tiny", "smollm2")
+TRAINER_MODES = ("sync", "colocate_async")
 
 
 @click.command()
@@ -32,6 +33,13 @@ MODELS = ("tiny", "smollm2")
 @click.option(
     "--epochs", type=click.IntRange(1), help="Passes over the prompts, in place of the model's own number."
 )
+@click.option(
+    "--trainer-mode",
+    type=click.Choice(TRAINER_MODES),
+    default="sync",
+    show_default=True,
+    help="verl's trainer: one step after the other, or rollouts that are aborted and resumed around updates.",
+)
 @click.option("--seed", type=int, help="Seed of the order of the prompts, in place of 1.")
 @click.option(
     "--out",
@@ -45,7 +53,13 @@ MODELS = ("tiny", "smollm2")
     help="Folder of trained and converted models, kept from run to run.  [default: $XDG_CACHE_HOME/redraft]",
 )
 def demo(
-    model: str, small: bool, epochs: int | None, seed: int | None, out: Path, cache: Path | None
+    model: str,
+    small: bool,
+    epochs: int | None,
+    trainer_mode: str,
+    seed: int | None,
+    out: Path,
+    cache: Path | None,
 ) -> None:
     """Train a small policy with GRPO, with drafting on, and watch acceptance climb.
 
@@ -60,7 +74,7 @@ def demo(
     from redraft.recipe.demo.settings import choose
 
     console = Console()
-    settings = choose(model, small=small, epochs=epochs, seed=seed)
+    settings = choose(model, small=small, epochs=epochs, seed=seed, trainer_mode=trainer_mode)
     command = shlex.join(["redraft", *sys.argv[1:]])
     try:
         result = Demo(settings, out, cache or default_cache(), command, console).run()

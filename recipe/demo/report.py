@@ -60,6 +60,7 @@ def build(
         "concurrency": settings.concurrency,
         "settings": {
             "model": settings.model,
+            "trainer_mode": settings.trainer_mode,
             "tasks": [task.name for task in settings.tasks],
             "epochs": settings.epochs,
             "prompts": settings.prompts,

@@ -9,6 +9,8 @@ from redraft.recipe.demo.policy import PolicyConfig
 from redraft.recipe.demo.tasks import TASKS, Task
 
 MODELS = ("tiny", "smollm2")
+TRAINER_MODES = ("sync", "colocate_async")
+"""Of verl's `trainer.v1.trainer_mode`, those that two cores have room for."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Settings:
     hard_temperature: float | None = None
     """Temperature of one more measurement, beside that of training."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    trainer_mode: str = "sync"
+    """verl's: of `TRAINER_MODES`."""
     seed: int = 1
 
     @property

@@ -52,6 +52,7 @@ def arguments(settings: Settings, model: Path, out: Path, address: str) -> list[
         f"{rollout}.log_prob_micro_batch_size_per_gpu={settings.micro_batch}",
         "reward.custom_reward_function.path=pkg://redraft.recipe.demo.reward",
         "reward.custom_reward_function.name=compute_score",
+        f"trainer.v1.trainer_mode={settings.trainer_mode}",
         f"trainer.total_epochs={settings.epochs}",
         "trainer.test_freq=-1",
         "trainer.val_before_train=false",

@@ -8,7 +8,8 @@ from redraft.errors import FailedPrecondition
 from redraft.recipe.demo import training
 from redraft.recipe.demo.comparison import epochs_to_time
 from redraft.recipe.demo.progress import figures
-from redraft.recipe.demo.settings import MODELS, choose
+from redraft.recipe.demo.settings import MODELS, TRAINER_MODES, choose
+from redraft.recipe.verl.options import MODES
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -38,6 +39,16 @@ def test_arguments_are_a_configuration_that_hydra_takes(tmp_path):
     parsed = OverridesParser.create().parse_overrides(arguments)
     assert len({override.key_or_group for override in parsed}) == len(arguments)
     assert hydra.__version__
+
+
+def test_verls_trainer_is_the_chosen_one(tmp_path):
+    def mode(settings):
+        values = training.arguments(settings, tmp_path, tmp_path, "127.0.0.1:5")
+        return dict(value.split("=", 1) for value in values)["trainer.v1.trainer_mode"]
+
+    assert mode(choose("tiny")) == "sync"
+    assert [mode(choose("tiny", trainer_mode=name)) for name in TRAINER_MODES] == list(TRAINER_MODES)
+    assert set(TRAINER_MODES) <= set(MODES)
 
 
 def test_weights_of_an_epoch_are_those_it_began_with(tmp_path):
