@@ -59,6 +59,11 @@ class EngineProcess:
                 cwd=log.parent,  # not in a checkout that is not built, where `-m` would look first
             )
 
+    @property
+    def pid(self) -> int:
+        """Its process; vLLM's own processes are that one's children."""
+        return self._process.pid
+
     def ready(self) -> None:
         """Wait until the engine is up.
 

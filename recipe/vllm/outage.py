@@ -1,13 +1,13 @@
-"""Measures a rollout whose draft server is killed in its middle and brought back, beside plain decoding.
+"""Measures rollouts whose draft server is killed in their middle and brought back, beside plain decoding.
 
-Two engines take turns at the same prompts: one drafts, from history and siblings, and loses its server; the other is
-vLLM without any speculation. Whatever else the machine does hits both alike.
+Several engines take turns at prompts of the same kind: plain vLLM, and one that drafts for each budget, which rolls out
+once with a server that stays and once with one that is lost. Turns are short and their order changes from round to
+round, so whatever else the machine does hits all alike.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import statistics
 import tempfile
@@ -19,17 +19,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from redraft.benchmarks.rpc_server import ServerProcess
 from redraft.client import Publisher
-from redraft.errors import InvalidArgument, Unavailable
+from redraft.errors import Unavailable
 from redraft.recipe.demo.engine import EngineProcess, EngineSettings
 from redraft.recipe.demo.pair import Measurement
+from redraft.recipe.vllm.outage_prompts import Prompts, draw
 from redraft.rollout import Rollout
 
 RUN = "outage"
 BATCHES = 4
 """Of a rollout, one after the other: the server dies in the middle of the first and returns in that of the third."""
+BUDGETS = {"": "-1", "auto_": "auto"}
+"""Prefix of a budget's figures -> the proposer's option `budget`."""
+PLAIN = "plain"
 
 _MOST_SECONDS = 60.0
 
@@ -40,12 +45,14 @@ Batch = Sequence[Sequence[int]]
 class Setting:
     """What is rolled out."""
 
+    prompts_from: Prompts = "auto"
+    """Where prompts come from, see `outage_prompts.draw`."""
     prompts: int = 8
     """Prompts of a batch; the server has history for each."""
     responses: int = 4
     """Siblings of each."""
     prompt_length: int = 16
-    """Tokens."""
+    """Tokens of a random prompt."""
     max_tokens: int = 192
     """Longest response, in tokens."""
     draft_tokens: int = 4
@@ -58,17 +65,26 @@ class Setting:
 @dataclass(slots=True)
 class _Rollout:
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0
     answered: int = 0
 
     def add(self, measured: Measurement, responses: Sequence[Sequence[int]]) -> None:
         self.seconds += measured.seconds
         self.tokens += measured.tokens
+        self.drafted += measured.drafted
+        self.accepted += measured.accepted
         self.answered += sum(bool(response) for response in responses)
 
     @property
     def speed(self) -> float:
         return self.tokens / self.seconds
+
+    @property
+    def cpu_speed(self) -> float:
+        return self.tokens / max(self.cpu_seconds, 1e-9)
 
 
 def measure(model: Path, setting: Setting, report: Callable[[str], None]) -> dict[str, Any]:
@@ -80,51 +96,67 @@ def measure(model: Path, setting: Setting, report: Callable[[str], None]) -> dic
         report: is told what is done now.
 
     Returns:
-        outage_speed, healthy_speed: tokens a second over those of plain decoding, median of the rounds;
-        outage_speeds: of each round; outage_tokens_per_second, healthy_tokens_per_second, plain_tokens_per_second:
-        medians; requests, answered: of the rollouts with an outage; resumed_seconds: the longest from a server's
-        return until it was asked for an index again, None when one was not within a minute.
+        For each of "outage", "healthy", "auto_outage" and "auto_healthy" (the budget "auto"), as KIND:
+        KIND_speed: tokens a second over those of plain decoding in the same round, median of the rounds;
+        KIND_speeds: of each round; KIND_cpu_speed: the same for each second of the engine's CPU time, which other
+        work on the machine disturbs less; KIND_tokens_per_second: median; KIND_drafted, KIND_accepted: share of
+        drafted, and of accepted draft tokens, in the generated ones. plain_tokens_per_second: median.
+        requests, answered: of the rollouts with an outage; resumed_seconds: the longest from a server's return until
+        it was asked for an index again, None when one was not within a minute; prompts_from: what was chosen.
 
     Raises:
         InvalidArgument: the folder holds no model.
         FailedPrecondition: an engine does not start; the message names its log.
     """
-    try:
-        vocabulary = int(json.loads((model / "config.json").read_text())["vocab_size"])
-    except (OSError, KeyError, ValueError):
-        raise InvalidArgument(f"model: {model} holds no config.json with a vocab_size") from None
-    random = np.random.default_rng(0)
-    outage, healthy, plain = [], [], []
+    count = 2 * BATCHES * setting.prompts
+    chosen, prompts = draw(model, setting.prompts_from, setting.rounds * count, setting.prompt_length)
+    kinds = [PLAIN, *(prefix + kind for prefix in BUDGETS for kind in ("healthy", "outage"))]
+    found: dict[str, list[_Rollout]] = {kind: [] for kind in kinds}
     resumed: list[float | None] = []
-    with _Server() as server, _engines(model.resolve(), setting, server) as (drafting, decoding):
+    longest = max(map(len, prompts))
+    with _Server() as server, _engines(model.resolve(), setting, longest, server) as engines:
         for turn in range(setting.rounds):
             report(f"round {turn + 1} of {setting.rounds}")
-            shape = (2, BATCHES, setting.prompts, setting.prompt_length)
+            own = prompts[turn * count : (turn + 1) * count]
+            batches = [own[i : i + setting.prompts] for i in range(0, count, setting.prompts)]
             # Prompts of its own for each: an index that was fetched once serves without a server.
-            lost, kept = random.integers(3, vocabulary, shape).tolist()
-            _publish(decoding, [*lost, *kept], setting, server.address, turn)
-            healthy.append(_roll_out(drafting, kept, setting))
-            if turn % 2:  # whoever goes second finds warmer caches
-                plain.append(_roll_out(decoding, lost, setting))
-            half = healthy[-1].seconds / BATCHES / 2
-            outage.append(
-                _roll_out(drafting, lost, setting, {0: (half, server.kill), 2: (half, server.start)})
-            )
-            resumed.append(server.seconds_until_asked())
-            if not turn % 2:
-                plain.append(_roll_out(decoding, lost, setting))
-    found = [seconds for seconds in resumed if seconds is not None]
-    speeds = [a.speed / b.speed for a, b in zip(outage, plain, strict=True)]
+            lost, kept = batches[::2], batches[1::2]
+            seconds = _publish(engines[PLAIN], [*lost, *kept], setting, server.address, turn)
+            half = 0.35 * seconds / len(batches)  # in the middle for an engine that drafts well, too
+            for kind in kinds[turn % len(kinds) :] + kinds[: turn % len(kinds)]:
+                engine = engines[kind.removesuffix("healthy").removesuffix("outage")]
+                events = {0: (half, server.kill), 2: (half, server.start)} if kind.endswith("outage") else {}
+                used = _cpu_seconds(engine)
+                rollout = _roll_out(engine, kept if kind.endswith("healthy") else lost, setting, events)
+                rollout.cpu_seconds = _cpu_seconds(engine) - used
+                found[kind].append(rollout)
+                if events:
+                    resumed.append(server.seconds_until_asked())
+    told = [seconds for seconds in resumed if seconds is not None]
+    lossy = [rollout for kind in kinds if kind.endswith("outage") for rollout in found[kind]]
+    figures: dict[str, Any] = {}
+    for kind in kinds[1:]:
+        figures |= _figures(kind, found[kind], found[PLAIN])
+    return figures | {
+        "plain_tokens_per_second": statistics.median(each.speed for each in found[PLAIN]),
+        "requests": len(lossy) * BATCHES * setting.prompts * setting.responses,
+        "answered": sum(each.answered for each in lossy),
+        "resumed_seconds": max(told) if len(told) == len(resumed) else None,
+        "prompts_from": chosen,
+    }
+
+
+def _figures(kind: str, rollouts: Sequence[_Rollout], plain: Sequence[_Rollout]) -> dict[str, Any]:
+    pairs = list(zip(rollouts, plain, strict=True))
+    tokens = sum(each.tokens for each in rollouts)
+    speeds = [a.speed / b.speed for a, b in pairs]
     return {
-        "outage_speed": statistics.median(speeds),
-        "healthy_speed": statistics.median(a.speed / b.speed for a, b in zip(healthy, plain, strict=True)),
-        "outage_speeds": speeds,
-        "outage_tokens_per_second": statistics.median(each.speed for each in outage),
-        "healthy_tokens_per_second": statistics.median(each.speed for each in healthy),
-        "plain_tokens_per_second": statistics.median(each.speed for each in plain),
-        "requests": setting.rounds * BATCHES * setting.prompts * setting.responses,
-        "answered": sum(each.answered for each in outage),
-        "resumed_seconds": max(found) if len(found) == setting.rounds else None,
+        f"{kind}_speed": statistics.median(speeds),
+        f"{kind}_speeds": speeds,
+        f"{kind}_cpu_speed": statistics.median(a.cpu_speed / b.cpu_speed for a, b in pairs),
+        f"{kind}_tokens_per_second": statistics.median(each.speed for each in rollouts),
+        f"{kind}_drafted": sum(each.drafted for each in rollouts) / max(tokens, 1),
+        f"{kind}_accepted": sum(each.accepted for each in rollouts) / max(tokens, 1),
     }
 
 
@@ -169,43 +201,59 @@ class _Server:
 
 
 @contextlib.contextmanager
-def _engines(model: Path, setting: Setting, server: _Server) -> Iterator[tuple[EngineProcess, EngineProcess]]:
-    """Start the engine with drafting and the plain one, warm both up, end both."""
+def _engines(
+    model: Path, setting: Setting, prompt_length: int, server: _Server
+) -> Iterator[dict[str, EngineProcess]]:
+    """Start an engine for each budget, by its prefix, and the plain one; warm them up; end them."""
     common: dict[str, Any] = {
         "model": str(model),
-        "max_model_len": setting.prompt_length + setting.max_tokens + setting.draft_tokens + 8,
+        "max_model_len": prompt_length + setting.max_tokens + setting.draft_tokens + 8,
         "max_num_seqs": setting.prompts * setting.responses,
     }
     environment = {
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # where it would put both engines on the same cores
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # where it would put all engines on the same cores
         "VLLM_NO_USAGE_STATS": "1",
     } | os.environ
     drafting = EngineSettings(**common, draft_tokens=setting.draft_tokens, address=server.address, run=RUN)
     with contextlib.ExitStack() as stack:
-        engines = []
-        for name, settings in (("drafting", drafting), ("plain", EngineSettings(**common))):
-            engines.append(EngineProcess(settings, server.folder / f"{name}.log", environment))
-            stack.callback(engines[-1].close)
-        for engine in engines:
+        engines: dict[str, EngineProcess] = {}
+        for name, budget in {PLAIN: "-1", **BUDGETS}.items():
+            settings = EngineSettings(**common) if name == PLAIN else drafting
+            log = server.folder / f"{name or 'drafting'}.log"
+            engines[name] = EngineProcess(settings, log, environment | {"REDRAFT_BUDGET": budget})
+            stack.callback(engines[name].close)
+        for engine in engines.values():
             engine.ready()
             engine.respond([[i % 50 + 3] * 16 for i in range(8)], temperature=1.0, max_tokens=16)
-        yield engines[0], engines[1]
+        yield engines
+
+
+def _cpu_seconds(engine: EngineProcess) -> float:
+    """Return the CPU time of an engine's processes so far."""
+    total, root = 0.0, psutil.Process(engine.pid)
+    for process in [root, *root.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def _publish(
     engine: EngineProcess, batches: Sequence[Batch], setting: Setting, address: str, epoch: int
-) -> None:
-    """Publish what the policy writes to the prompts, as an earlier epoch did."""
+) -> float:
+    """Publish what the policy writes to the prompts, as an earlier epoch did; return how long it took to write."""
     publisher = Publisher([address], run=RUN)
+    seconds = 0.0
     try:
         for batch in batches:
             prompts = [prompt for prompt in batch for _ in range(setting.responses)]
-            _, responses = engine.respond(
+            measured, responses = engine.respond(
                 prompts, temperature=setting.temperature, max_tokens=setting.max_tokens
             )
+            seconds += measured.seconds
             publisher.publish(
                 [
                     Rollout(np.array(prompt, np.int32), np.array(response, np.int32), epoch, epoch, i)
@@ -216,18 +264,19 @@ def _publish(
             raise Unavailable(f"server: {address} did not take the history")
     finally:
         publisher.close()
+    return seconds
 
 
 def _roll_out(
     engine: EngineProcess,
     batches: Sequence[Batch],
     setting: Setting,
-    events: dict[int, tuple[float, Callable[[], None]]] | None = None,
+    events: dict[int, tuple[float, Callable[[], None]]],
 ) -> _Rollout:
     """Roll out batch after batch; `events`: what to do that many seconds after the start of a batch."""
     total = _Rollout()
     for number, batch in enumerate(batches):
-        delay, act = (events or {}).get(number, (0.0, None))
+        delay, act = events.get(number, (0.0, None))
         timer = threading.Timer(delay, act) if act is not None else None
         if timer is not None:
             timer.start()

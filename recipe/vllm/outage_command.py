@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-ROWS = {
-    "outage_speed": "speed with an outage, plain decoding = 1 (at least 0.98)",
-    "healthy_speed": "speed with a server that stays",
-    "outage_tokens_per_second": "tokens a second with an outage",
-    "healthy_tokens_per_second": "tokens a second with a server that stays",
-    "plain_tokens_per_second": "tokens a second without drafting",
-    "requests": "requests rolled out during outages",
-    "answered": "of them answered",
-    "resumed_seconds": "seconds from a server's return until it was asked for an index",
+if TYPE_CHECKING:
+    from redraft.recipe.vllm.outage_prompts import Prompts
+
+KINDS = {
+    "healthy": "server stays",
+    "outage": "server killed and brought back",
+    "auto_healthy": 'server stays, budget "auto"',
+    "auto_outage": 'killed and brought back, budget "auto"',
 }
 _BAR = 0.98
+"""Slowest rollout with an outage, plain decoding = 1."""
 
 
 @click.command()
@@ -27,6 +28,13 @@ _BAR = 0.98
     required=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Hugging Face folder of the model.",
+)
+@click.option(
+    "--prompts-from",
+    type=click.Choice(("auto", "tasks", "random")),
+    default="auto",
+    help="tasks: questions of the demo's tasks, which its policy was trained on; random: random tokens, to which a "
+    "policy writes anything; auto: tasks if the model has a chat template.",
 )
 @click.option("--prompts", type=click.IntRange(1), default=8, help="Prompts of a batch.")
 @click.option("--responses", type=click.IntRange(1), default=4, help="Siblings of each prompt.")
@@ -39,6 +47,7 @@ _BAR = 0.98
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def outage(
     model: Path,
+    prompts_from: Prompts,
     prompts: int,
     responses: int,
     max_tokens: int,
@@ -57,6 +66,7 @@ def outage(
     from redraft.recipe.vllm.outage import Setting, measure
 
     setting = Setting(
+        prompts_from=prompts_from,
         prompts=prompts,
         responses=responses,
         max_tokens=max_tokens,
@@ -74,11 +84,33 @@ def outage(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="redraft bench outage", box=None)
-    table.add_column("what")
-    table.add_column("figure", justify="right")
-    for key, title in ROWS.items():
-        value = result[key]
-        text = "never" if value is None else f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
-        table.add_row(title, f"[red]{text}" if key == "outage_speed" and value < _BAR else text)
-    Console().print(table)
+    table = Table(
+        title=f"redraft bench outage: prompts from {result['prompts_from']}, plain decoding = 1", box=None
+    )
+    for column in ("rollout", "speed", "slowest, fastest", "by CPU time", "tokens/s", "drafted", "accepted"):
+        table.add_column(column, justify="left" if column == "rollout" else "right")
+    for kind, title in KINDS.items():
+        speed, speeds = result[f"{kind}_speed"], result[f"{kind}_speeds"]
+        slow = kind.endswith("outage") and speed < _BAR
+        table.add_row(
+            title,
+            f"[red]{speed:.2f}" if slow else f"{speed:.2f}",
+            f"{min(speeds):.2f}, {max(speeds):.2f}",
+            f"{result[f'{kind}_cpu_speed']:.2f}",
+            f"{result[f'{kind}_tokens_per_second']:,.0f}",
+            f"{result[f'{kind}_drafted']:.2f}",
+            f"{result[f'{kind}_accepted']:.2f}",
+        )
+    table.add_row("no drafting", "1", "", "1", f"{result['plain_tokens_per_second']:,.0f}", "", "")
+    console = Console()
+    console.print(table)
+    resumed = result["resumed_seconds"]
+    asked = (
+        "not asked for indexes again"
+        if resumed is None
+        else f"asked for an index again within {resumed:.1f} s"
+    )
+    console.print(
+        f"{result['answered']:,} of {result['requests']:,} requests answered during outages; servers that came back "
+        f"were {asked}. drafted, accepted: tokens for each token generated."
+    )
