@@ -20,10 +20,13 @@ from typing import Any
 import grpc
 import numpy as np
 
+from redraft._core import FrozenIndex
 from redraft.benchmarks import rpc_load
 from redraft.benchmarks.groups import Group, drifting
 from redraft.benchmarks.rpc_relay import measure_relay
 from redraft.benchmarks.rpc_server import ServerProcess
+from redraft.client.channels import open_channel, open_fetch
+from redraft.client.index_stream import assemble, keep_freed_memory
 from redraft.rollout import prompt_key
 from redraft.server.history import GroupRecord, ResponseRecord
 from redraft.server.sqlite_history import SqliteHistory
@@ -83,7 +86,11 @@ class Result:
     """The same for each second of wall time, with one client."""
     store_bytes_per_token: float | None = None
     fetch_bytes_per_second: float | None = None
-    """Median over the fetches, wall time."""
+    """Over loopback TCP, median over the fetches, wall time."""
+    fetch_checked_bytes_per_second: float | None = None
+    """The same, until the client has checked the index and can use it."""
+    fetch_bytes_per_client_core_second: float | None = None
+    """Bytes taken in for each second of the client's CPU time."""
     fetch_bytes_per_core_second: float | None = None
     """Bytes sent for each second of the server's CPU time."""
     fetch_index_bytes: int | None = None
@@ -148,27 +155,38 @@ def measure_publish(sizes: Sizes, result: Result, groups: Sequence[Group]) -> No
 
 
 def measure_fetch(sizes: Sizes, result: Result, _groups: Sequence[Group]) -> None:
-    """Fetch one prompt's index again and again, from memory, with one client."""
+    """Fetch one prompt's index again and again, from memory, with one client on loopback TCP.
+
+    In turns: taking the bytes in only, and making an index of them as a DraftSource does.
+    """
     group = drifting(_INDEX_TOKENS).groups[0]
-    with _folder() as data, ServerProcess(data, *_LIMITS) as server, _channel(server) as channel:
+    keep_freed_memory()  # as a DraftSource does
+    with _folder() as data, ServerProcess(data, *_LIMITS) as server, open_channel(server.address) as channel:
         _publish(channel.stream_unary(_SERVICE + "PublishRollouts"), list(rpc_load.messages([group])))
-        fetch = channel.unary_stream(_SERVICE + "FetchIndex")
+        fetch = open_fetch(channel)
         ask = index_pb2.FetchIndexRequest(run=common_pb2.Run(name=rpc_load.RUN))
         ask.prompts.add(prompt=rpc_load.prompt_message(group.prompt))
-        encoded = ask.SerializeToString()
         for _ in range(3):
-            size = sum(map(len, fetch(encoded, timeout=60)))
-        speeds, total, used = [], 0, server.cpu_seconds()
+            size = sum(map(len, fetch(ask, timeout=60)))
+        speeds, checked, total, used, own = [], [], 0, server.cpu_seconds(), 0.0
         deadline = time.perf_counter() + sizes.fetch_seconds
         while time.perf_counter() < deadline:
-            started = time.perf_counter()
-            received = sum(map(len, fetch(encoded, timeout=60)))
+            started, before = time.perf_counter(), time.process_time()
+            received = sum(map(len, fetch(ask, timeout=60)))
             speeds.append(received / (time.perf_counter() - started))
+            own += time.process_time() - before
+            started = time.perf_counter()
+            for _, _, blob in assemble(fetch(ask, timeout=60), 1, size):
+                assert blob is not None
+                FrozenIndex.from_buffer(blob.data)
+            checked.append(received / (time.perf_counter() - started))
             total += received
         used = server.cpu_seconds() - used
     result.fetch_index_bytes = size
     result.fetch_bytes_per_second = statistics.median(speeds)
-    result.fetch_bytes_per_core_second = total / max(used, 1e-9)
+    result.fetch_checked_bytes_per_second = statistics.median(checked)
+    result.fetch_bytes_per_core_second = 2 * total / max(used, 1e-9)
+    result.fetch_bytes_per_client_core_second = total / max(own, 1e-9)
 
 
 def measure_ingest(sizes: Sizes, result: Result, _groups: Sequence[Group]) -> None:

@@ -20,7 +20,7 @@ from redraft.at_exit import close_at_exit
 from redraft.client.channels import RETRYABLE, Channels, run_message
 from redraft.client.credentials import Credentials
 from redraft.client.held_indexes import Entry, HeldIndexes
-from redraft.client.index_stream import assemble
+from redraft.client.index_stream import assemble, keep_freed_memory
 from redraft.client.shards import Shards
 from redraft.errors import DataLoss, InvalidArgument, RedraftError
 from redraft.rollout import prompt_key
@@ -133,6 +133,7 @@ class DraftSource:
         self._last_error = ""
         self._said: set[str] = set()
         self._calls: dict[str, Any] = {}
+        keep_freed_memory()
         self._shards.start()
         close_at_exit(self)
 
@@ -294,8 +295,7 @@ class DraftSource:
             ],
         )
         started = time.monotonic()
-        stub = channels.stub(address)
-        answers = self._calls[address] = stub.FetchIndex(request, timeout=self._timeout)
+        answers = self._calls[address] = channels.fetch(address)(request, timeout=self._timeout)
         corrupt: list[Entry] = []
         try:
             for position, header, blob in assemble(answers, len(entries), self._memory_bytes):

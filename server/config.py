@@ -159,7 +159,7 @@ class ServerConfig:
     """Memory for built indexes, in bytes; the least recently used go first."""
     build_ahead: float = 1.0
     """Index a prompt this long after its last response came in, in seconds; 0 = only when asked."""
-    chunk_bytes: int = 1 << 19
+    chunk_bytes: int = 1 << 20
     """Size of an index's pieces on the wire, in bytes; at most half of the largest message. Each piece wakes a thread
     on both sides; very large ones cost their receiver page faults."""
     grace: float = 10.0
