@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from redraft.errors import InvalidArgument
+from redraft.recipe.vllm.options import FILE_PREFIX
 
 _HOST_PORT = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(\d{1,5})$")
 
@@ -94,6 +96,8 @@ def parse_options(group: Mapping[str, Any] | None) -> Options:
 def parse_addresses(value: Any) -> tuple[str, ...]:
     """Return the server addresses in `value`: a list of host:port, one such string, or a comma-separated one.
 
+    Or only file:PATH, of a file that holds them on every node: it comes back with the path made absolute.
+
     Raises:
         InvalidArgument: one of them is no host:port, or is there twice.
     """
@@ -107,6 +111,10 @@ def parse_addresses(value: Any) -> tuple[str, ...]:
         "a list such as [10.0.0.1:50051,10.0.0.2:50051]",
         value,
     )
+    if len(value) == 1 and isinstance(value[0], str) and value[0].startswith(FILE_PREFIX):
+        path = value[0][len(FILE_PREFIX) :]
+        _check(path != "", "redraft.addresses", "file: and the path of a file", value[0])
+        return (FILE_PREFIX + os.path.abspath(path),)  # engines and workers run in folders of their own
     for address in value:
         match = _HOST_PORT.match(address) if isinstance(address, str) else None
         good = match is not None and 1 <= int(match.group(2)) <= 65535

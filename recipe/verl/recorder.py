@@ -14,6 +14,7 @@ import numpy as np
 from redraft.client import Publisher
 from redraft.errors import InvalidArgument
 from redraft.recipe.verl.attempts import Attempt
+from redraft.recipe.verl.servers import Servers
 from redraft.recipe.verl.tally import SPEC_KEYS, Slot, Tally
 from redraft.rollout import Rollout
 from redraft.vocabulary import Vocabulary
@@ -31,8 +32,11 @@ class Recorder:
     """Publishes the trajectories of one agent loop worker and counts them by slot.
 
     Args:
-        session: what the trainer decided: `addresses`, `run`, `vocabulary` (size, fingerprint),
-            `publish_validation`; None or no addresses: count only.
+        session: what the trainer decided: `addresses` (host:port, or one file:PATH, which is followed), `run`,
+            `vocabulary` (size, fingerprint), `publish_validation`; None or no addresses: count only.
+
+    Raises:
+        InvalidArgument: the file cannot be read or holds no addresses.
     """
 
     def __init__(self, session: Mapping[str, Any] | None) -> None:
@@ -43,9 +47,9 @@ class Recorder:
         self._publisher: Publisher | None = None
         if session.get("addresses"):
             vocabulary = Vocabulary(**session.get("vocabulary", {}))
-            self._publisher = Publisher(
-                list(session["addresses"]), run=str(session["run"]), vocabulary=vocabulary
-            )
+            servers = Servers(session["addresses"])
+            self._publisher = Publisher(servers.now, run=str(session["run"]), vocabulary=vocabulary)
+            self._followed = servers.follow(self._publisher)
 
     def record(
         self,

@@ -23,8 +23,10 @@ from redraft.recipe.verl.options import MODES, Options, parse_options
 from redraft.recipe.verl.recorder import EPOCH, now
 from redraft.recipe.verl.report import MetricsFile, Period, as_metrics
 from redraft.recipe.verl.rollout_server import engine_reports_requests, load_replica
+from redraft.recipe.verl.servers import Servers
 from redraft.recipe.verl.tally import Tally, merge_slots
 from redraft.recipe.verl.watch import Drafting, DraftingWatch
+from redraft.recipe.vllm.servers import Followed
 from redraft.vocabulary import Vocabulary
 
 _LOG = logging.getLogger("redraft.recipe.verl")
@@ -61,6 +63,7 @@ class RedraftMixin:
         self._options: Options = parse_options(OmegaConf.to_container(config.redraft, resolve=True))
         self._servers: DraftServers | None = None
         self._watch: DraftingWatch | None = None
+        self._followed: Followed | None = None
         self._file = MetricsFile(self._options.metrics_file, self._options.run)
         self._epochs: dict[int, Period] = defaultdict(Period)
         self._train, self._validation = Tally(), Tally()
@@ -115,7 +118,9 @@ class RedraftMixin:
         if not options.addresses:
             self._servers = DraftServers(options.server, options.run)
         addresses = list(options.addresses or self._servers.addresses)  # type: ignore[union-attr]
-        self._watch = DraftingWatch(addresses, options.run)
+        servers = Servers(addresses)
+        self._watch = DraftingWatch(servers.now, options.run)
+        self._followed = servers.follow(self._watch)
         for address, held in self._watch.stored().items():
             _LOG.info("draft server %s holds %d responses of run %s", address, held, options.run)
         # The size stays unknown: models pad their embeddings beyond the tokenizer's ids.
@@ -292,6 +297,8 @@ class RedraftMixin:
             _LOG.warning("redraft: the last responses may not have been published: %s", error)
         finally:
             self._file.close()
+            if self._followed is not None:
+                self._followed.close()
             if self._watch is not None:
                 self._watch.close()
             if self._servers is not None:

@@ -192,7 +192,10 @@ class DraftingWatch:
         self.run = run
         self.failures = 0
         """Questions that no answer came to, since the start."""
-        self._clients = [DraftClient(address, timeout=timeout) for address in addresses]
+        self._timeout = timeout
+        self._addresses: Sequence[str] = addresses
+        self._clients: list[DraftClient] = []
+        self._use_addresses()
         self._down: set[str] = set()
         self._workers: dict[str, common_pb2.Acceptance] = {}
         self._seen = Drafting()
@@ -202,6 +205,7 @@ class DraftingWatch:
 
         When no server answers, what they would have told is part of a later answer, or lost with them.
         """
+        self._use_addresses()
         answers = [self._ask(client) for client in self._clients]
         now = Drafting.of(list(self._workers.values()))
         now.known = any(answers)
@@ -210,6 +214,7 @@ class DraftingWatch:
 
     def forget_from(self, step: int) -> None:
         """Have the servers drop responses of global step `step` and later ones: the trainer resumed before it."""
+        self._use_addresses()
         for client in self._clients:
             try:
                 gone = client.forget(self.run, from_step=step)
@@ -224,6 +229,7 @@ class DraftingWatch:
 
     def stored(self) -> Mapping[str, int]:
         """Return address -> responses of the run that a server holds; servers that do not answer are missing."""
+        self._use_addresses()
         held: dict[str, int] = {}
         for client in self._clients:
             try:
@@ -234,9 +240,20 @@ class DraftingWatch:
                 self._failed(client, error)
         return held
 
+    def set_addresses(self, addresses: Sequence[str]) -> None:
+        """Ask these servers from the next question on; may be called by another thread than the one that asks."""
+        self._addresses = list(addresses)
+
     def close(self) -> None:
         """Close the connections."""
         for client in self._clients:
+            client.close()
+
+    def _use_addresses(self) -> None:
+        wanted = self._addresses
+        known = {client.address: client for client in self._clients}
+        self._clients = [known.pop(a, None) or DraftClient(a, timeout=self._timeout) for a in wanted]
+        for client in known.values():
             client.close()
 
     def _ask(self, client: DraftClient) -> bool:

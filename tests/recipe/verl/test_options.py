@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -69,6 +70,14 @@ def test_no_addresses_means_servers_of_our_own(value: Any) -> None:
 
 def test_addresses_may_be_one_string() -> None:
     assert parse_addresses("a:1, b:2") == ("a:1", "b:2")
+
+
+def test_addresses_may_stand_in_a_file_named_from_the_folder_where_training_is_started() -> None:
+    assert parse_addresses("file:/run/servers") == ("file:/run/servers",)
+    assert parse_addresses(["file:servers"]) == (f"file:{os.path.abspath('servers')}",)
+    for odd in ("file:", ["file:/a", "b:1"]):
+        with pytest.raises(InvalidArgument, match=r"^redraft\.addresses: "):
+            parse_addresses(odd)
 
 
 def test_a_context_without_room_for_drafts_is_refused_with_the_length_that_it_needs() -> None:
