@@ -24,6 +24,7 @@ from redraft._core import LiveIndex
 from redraft.at_exit import close_at_exit
 from redraft.client.channels import run_message
 from redraft.client.credentials import Credentials
+from redraft.client.pace import Pace
 from redraft.client.relay_groups import RelayedGroup, Sibling
 from redraft.client.relay_link import RelayLink
 from redraft.client.rendezvous import check_addresses, choose
@@ -79,7 +80,7 @@ class Relay:
         addresses: servers as host:port; each prompt's groups belong to one of them.
         run: the run's name.
         vocabulary: the tokenizer's; None = unknown.
-        interval: least time between two messages, in seconds.
+        interval: least time between two messages, in seconds, on average; after a pause two may follow each other.
         backlog_tokens: tokens of a group that may wait to be sent; beyond it the oldest are dropped and counted.
         group_tokens: tokens of others that are added to one group's live index at most.
         credentials: TLS and token; None takes them from the environment (`Credentials.from_environment`).
@@ -227,13 +228,13 @@ class Relay:
     # Below: the background thread that gathers and sends.
 
     def _pump(self) -> None:
-        sent = time.monotonic()
+        pace = Pace(self._interval)
         while not self.stop.is_set():
             # Between steps there may still be something to do: a new interest, a full letter box, a lost server.
             self._woken.wait(_IDLE if self.groups else None)
-            self.stop.wait(max(_AFTER_STEP, sent + self._interval - time.monotonic()))
+            self.stop.wait(max(_AFTER_STEP, pace.wait(time.monotonic())))
             self._woken.clear()
-            sent = time.monotonic()
+            pace.sent(time.monotonic())
             try:
                 with self.lock:
                     for _ in range(len(self._events)):
