@@ -66,10 +66,12 @@ def assemble(
 
 
 def _decode(data: bytes) -> index_pb2.FetchIndexResponse:
+    message = index_pb2.FetchIndexResponse()
     try:
-        return index_pb2.FetchIndexResponse.FromString(data)
+        message.ParseFromString(data)
     except DecodeError as error:
         raise DataLoss(f"FetchIndex: bytes that are no message ({error})") from None
+    return message
 
 
 def _chunk(data: bytes, position: int) -> memoryview | bytes | None:

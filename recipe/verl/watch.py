@@ -252,9 +252,9 @@ class DraftingWatch:
     def _use_addresses(self) -> None:
         wanted = self._addresses
         known = {client.address: client for client in self._clients}
-        self._clients = [known.pop(a, None) or DraftClient(a, timeout=self._timeout) for a in wanted]
-        for client in known.values():
-            client.close()
+        self._clients = [known.get(a) or DraftClient(a, timeout=self._timeout) for a in wanted]
+        for address in known.keys() - set(wanted):
+            known[address].close()
 
     def _ask(self, client: DraftClient) -> bool:
         """Take over one server's counters; return whether it answered."""
