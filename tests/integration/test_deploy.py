@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import urllib.request
+from fnmatch import fnmatch
 from pathlib import Path
 
 import promql_parser
@@ -97,6 +101,73 @@ def flags_of_image() -> list[str]:
 @pytest.mark.parametrize("flags", [flags_of_unit, flags_of_image])
 def test_the_flags_exist(flags):
     serve.make_context("serve", flags())  # refuses what it does not know
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd to ask")
+def test_systemd_understands_every_line_of_the_unit(tmp_path):
+    unit = tmp_path / "redraft.service"
+    text = (DEPLOY / "redraft.service").read_text()
+    unit.write_text(
+        text.replace("/usr/local/bin/redraft", sys.executable)
+    )  # it asks whether that can be executed
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    """Return the instructions of the Dockerfile with their arguments."""
+    text = re.sub(r"^#.*\n", "", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE)
+    lines = text.replace("\\\n", " ").splitlines()
+    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines if line)]
+
+
+def test_the_image_is_copied_from_a_stage_that_builds_and_runs_as_nobody_in_particular():
+    instructions = dockerfile()
+    stages = [rest.split(" AS ")[1] for word, rest in instructions if word == "FROM" and " AS " in rest]
+    assert {name for word, rest in instructions for name in re.findall(r"--from=(\S+)", rest)} == set(stages)
+    assert {word for word, _ in instructions} <= {
+        *("FROM", "RUN", "WORKDIR", "COPY", "USER", "VOLUME", "EXPOSE", "ENV"),
+        *("HEALTHCHECK", "STOPSIGNAL", "ENTRYPOINT"),
+    }
+    (user,) = [rest for word, rest in instructions if word == "USER"]
+    assert int(user) > 0
+    assert any(f"--uid {user}" in rest for word, rest in instructions if word == "RUN")
+
+
+def test_nothing_that_the_build_reads_is_kept_from_it():
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().split()
+    needed = [
+        "CMakeLists.txt",
+        "pyproject.toml",
+        "setup.py",
+        "MANIFEST.in",
+        "README.md",
+        "LICENSE",
+        "csrc",
+        "proto",
+    ]
+    needed += ["redraft", "server", "client", "recipe", "benchmarks"]
+    assert not [name for name in needed if not (ROOT / name).exists()]
+    # Docker's ** stands for any number of folders, none too; without it a pattern names a path from the root.
+    patterns = [pattern.removeprefix("**/") for pattern in ignored]
+    sources = [path for name in needed for path in [ROOT / name, *(ROOT / name).rglob("*")]]
+    read = {
+        path.name
+        for path in sources
+        if path.suffix in {".py", ".cc", ".h", ".proto", ".txt", ".toml", ".yaml"}
+    }
+    assert not [(name, each) for name in read | set(needed) for each in patterns if fnmatch(name, each)]
+
+
+def test_the_images_health_check_tells_a_ready_server_from_none(start):
+    (check,) = [rest for word, rest in dockerfile() if word == "HEALTHCHECK"]
+    command = json.loads(check[check.index("CMD") + 3 :])
+    running = start(metrics_address="127.0.0.1:0")
+    live = command[-1].replace("127.0.0.1:9464", running.server.metrics_address)
+    assert live != command[-1]
+    assert subprocess.run([sys.executable, *command[1:-1], live]).returncode == 0
+    gone = live.replace("readyz", "nowhere")
+    assert subprocess.run([sys.executable, *command[1:-1], gone], stderr=subprocess.DEVNULL).returncode != 0
 
 
 def test_flags_in_the_manual_exist():
