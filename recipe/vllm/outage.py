@@ -132,6 +132,7 @@ def measure(model: Path, setting: Setting, report: Callable[[str], None]) -> dic
                 found[kind].append(rollout)
                 if events:
                     resumed.append(server.seconds_until_asked())
+            report("tokens/s: " + ", ".join(f"{kind} {found[kind][-1].speed:,.0f}" for kind in kinds))
     told = [seconds for seconds in resumed if seconds is not None]
     lossy = [rollout for kind in kinds if kind.endswith("outage") for rollout in found[kind]]
     figures: dict[str, Any] = {}
