@@ -362,7 +362,7 @@ class DraftSource:
             self._changed.notify_all()
 
     def _refuse(self, address: str, batch: list[Entry], error: grpc.RpcError) -> None:
-        if address not in self._queues:  # not refused, but called off
+        if self._called_off(address):
             return
         if error.code() not in RETRYABLE:
             self._said.discard(f"down {address}")
@@ -376,7 +376,7 @@ class DraftSource:
 
     def _note_failure(self, address: str, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
-        if address not in self._queues:
+        if self._called_off(address):
             return
         if isinstance(error, grpc.RpcError) and error.code() in RETRYABLE:
             with self._changed:
@@ -385,6 +385,10 @@ class DraftSource:
             self._note(
                 f"down {address}", f"redraft: no history drafts from {address} for now ({text}); trying again"
             )
+
+    def _called_off(self, address: str) -> bool:
+        """Return whether a call failed since nobody wants its answer any more."""
+        return self._stop.is_set() or address not in self._queues
 
     def _note(self, topic: str, message: str) -> None:
         with self._changed:

@@ -265,6 +265,22 @@ def test_a_corrupt_index_is_fetched_once_more(lie, source, rollout, blob):
     assert liar.revisions == [0, 0]
 
 
+def test_a_source_that_waits_for_a_silent_server_is_closed_at_once_and_without_a_word(
+    lie, source, rollout, eventually, caplog
+):
+    silence = threading.Event()
+    liar, address = lie(iter(silence.wait, True))
+    drafts = source(address)
+    threads = [thread for thread in threading.enumerate() if thread.name == f"redraft-fetch-{address}"]
+    drafts.prefetch(rollout().prompt_token_ids)
+    eventually(lambda: liar.revisions)
+    drafts.close()
+    eventually(lambda: not any(thread.is_alive() for thread in threads))
+    silence.set()
+    assert threads
+    assert not caplog.records
+
+
 def test_an_index_that_stays_corrupt_is_given_up_until_it_changes(lie, source, rollout, blob, caplog):
     bad = sent(flipped(blob, len(blob) // 2))
     same = index_pb2.IndexHeader(outcome=index_pb2.IndexHeader.OUTCOME_NOT_MODIFIED, revision=5)
