@@ -32,8 +32,6 @@ from redraft.rollout import Rollout
 RUN = "outage"
 BATCHES = 4
 """Of a rollout, one after the other: the server dies in the middle of the first and returns in that of the third."""
-BUDGETS = {"": "-1", "auto_": "auto"}
-"""Prefix of a budget's figures -> the proposer's option `budget`."""
 PLAIN = "plain"
 
 _MOST_SECONDS = 60.0
@@ -60,6 +58,13 @@ class Setting:
     temperature: float = 1.0
     rounds: int = 3
     """Rollouts of each kind."""
+    auto: bool = True
+    """Whether the budget "auto" is rolled out too, by an engine of its own."""
+
+    @property
+    def budgets(self) -> dict[str, str]:
+        """Prefix of a budget's figures -> the proposer's option `budget`."""
+        return {"": "-1", "auto_": "auto"} if self.auto else {"": "-1"}
 
 
 @dataclass(slots=True)
@@ -96,7 +101,7 @@ def measure(model: Path, setting: Setting, report: Callable[[str], None]) -> dic
         report: is told what is done now.
 
     Returns:
-        For each of "outage", "healthy", "auto_outage" and "auto_healthy" (the budget "auto"), as KIND:
+        For each of "outage", "healthy", "auto_outage" and "auto_healthy" (the budget "auto", if wanted), as KIND:
         KIND_speed: tokens a second over those of plain decoding in the same round, median of the rounds;
         KIND_speeds: of each round; KIND_cpu_speed: the same for each second of the engine's CPU time, which other
         work on the machine disturbs less; KIND_tokens_per_second: median; KIND_drafted, KIND_accepted: share of
@@ -110,7 +115,7 @@ def measure(model: Path, setting: Setting, report: Callable[[str], None]) -> dic
     """
     count = 2 * BATCHES * setting.prompts
     chosen, prompts = draw(model, setting.prompts_from, setting.rounds * count, setting.prompt_length)
-    kinds = [PLAIN, *(prefix + kind for prefix in BUDGETS for kind in ("healthy", "outage"))]
+    kinds = [PLAIN, *(prefix + kind for prefix in setting.budgets for kind in ("healthy", "outage"))]
     found: dict[str, list[_Rollout]] = {kind: [] for kind in kinds}
     resumed: list[float | None] = []
     longest = max(map(len, prompts))
@@ -221,7 +226,7 @@ def _engines(
     drafting = EngineSettings(**common, draft_tokens=setting.draft_tokens, address=server.address, run=RUN)
     with contextlib.ExitStack() as stack:
         engines: dict[str, EngineProcess] = {}
-        for name, budget in {PLAIN: "-1", **BUDGETS}.items():
+        for name, budget in {PLAIN: "-1", **setting.budgets}.items():
             settings = EngineSettings(**common) if name == PLAIN else drafting
             log = server.folder / f"{name or 'drafting'}.log"
             engines[name] = EngineProcess(settings, log, environment | {"REDRAFT_BUDGET": budget})

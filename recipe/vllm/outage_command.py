@@ -44,6 +44,7 @@ _BAR = 0.98
 )
 @click.option("--temperature", type=click.FloatRange(0), default=1.0)
 @click.option("--rounds", type=click.IntRange(1), default=3, help="Rollouts of each kind; medians count.")
+@click.option("--auto/--no-auto", default=True, help='Roll out with the budget "auto" too.')
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def outage(
     model: Path,
@@ -54,6 +55,7 @@ def outage(
     draft_tokens: int,
     temperature: float,
     rounds: int,
+    auto: bool,
     as_json: bool,
 ) -> None:
     """Kill the draft server in the middle of rollouts on vLLM, bring it back, and compare with plain decoding.
@@ -73,6 +75,7 @@ def outage(
         draft_tokens=draft_tokens,
         temperature=temperature,
         rounds=rounds,
+        auto=auto,
     )
     try:
         result = measure(model, setting, lambda text: click.echo(text, err=True))
@@ -90,6 +93,8 @@ def outage(
     for column in ("rollout", "speed", "slowest, fastest", "by CPU time", "tokens/s", "drafted", "accepted"):
         table.add_column(column, justify="left" if column == "rollout" else "right")
     for kind, title in KINDS.items():
+        if f"{kind}_speed" not in result:
+            continue
         speed, speeds = result[f"{kind}_speed"], result[f"{kind}_speeds"]
         slow = kind.endswith("outage") and speed < _BAR
         table.add_row(
