@@ -33,6 +33,10 @@ class Sampling:
     stop_token_ids: Sequence[int] = ()
     choices: Sequence[Sequence[int]] = ()
     """The only responses that a grammar allows, each ending with a stop token; none: no grammar."""
+    follows: Sequence[Sequence[int]] = ()
+    """By the last token, and at the end of the list for an empty response: which tokens a grammar allows next."""
+    stop_sequences: Sequence[Sequence[int]] = ()
+    """Token sequences that end the response, as stop strings do."""
 
 
 def next_probabilities(
@@ -54,6 +58,9 @@ def next_probabilities(
         begun = [choice for choice in sampling.choices if list(choice[: len(response)]) == list(response)]
         following = {choice[len(response)] for choice in begun if len(choice) > len(response)}
         logits[[i for i in range(size) if i not in following]] = -np.inf
+    if sampling.follows:
+        allowed = sampling.follows[response[-1] if len(response) else -1]
+        logits[[i for i in range(size) if i not in allowed]] = -np.inf
     for word in sampling.bad_words:
         begin = len(response) - (len(word) - 1)
         if begin >= 0 and list(response[begin:]) == list(word[:-1]):
