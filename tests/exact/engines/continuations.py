@@ -42,9 +42,7 @@ def main() -> None:
     size = model.config.vocab_size
     adversary.vocab_size = size
     rows = model(torch.arange(size)[:, None]).logits[:, 0]
-    adversary.after.update(
-        {i: (int(row.argmax()), int(row.argmin())) for i, row in enumerate(rows.detach())}
-    )
+    adversary.after.update({i: (int(row.argmax()), int(row.argmin())) for i, row in enumerate(rows.detach())})
     engine = LLM(
         settings["model"],
         dtype="float32",
@@ -118,7 +116,9 @@ def run(engine: Any, model: Any, prompt: list[int], variants: list[Any], draws: 
                 check(exact[:4], logits[:4], target, prompt, padded[:4])
             if ask[which].get("logprobs") is not None:
                 worst = max(worst, logprob_error(completions, torch.from_numpy(logits)))
-            classes = np.concatenate([np.full((len(padded), 1), prompt[-1]), padded[:, :-1]], 1) + which * size
+            classes = (
+                np.concatenate([np.full((len(padded), 1), prompt[-1]), padded[:, :-1]], 1) + which * size
+            )
             kept = inside & decided
             undecided += int((inside & ~decided).sum())
             found += int(kept.sum())

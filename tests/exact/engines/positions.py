@@ -127,9 +127,7 @@ def end_of(text: Sequence[int], sampling: Sampling, longest: int) -> int:
     return longest if len(text) >= longest else -1
 
 
-def judge_positions(
-    tokens: Int64Array, distributions: Float64Array, classes: Int64Array
-) -> dict[str, float]:
+def judge_positions(tokens: Int64Array, distributions: Float64Array, classes: Int64Array) -> dict[str, float]:
     """Compare tokens with the distributions that each was to be drawn from.
 
     Args:
@@ -151,7 +149,9 @@ def judge_positions(
     number = int(classes.max()) + 1
 
     def count(drawn: Int64Array) -> Float64Array:
-        return np.bincount(classes * size + drawn, minlength=number * size).reshape(number, size).astype(float)
+        return (
+            np.bincount(classes * size + drawn, minlength=number * size).reshape(number, size).astype(float)
+        )
 
     expected = np.zeros((number, size))
     observed = count(tokens)
