@@ -7,11 +7,17 @@ plain sampler, whatever its neighbours in the batch draft.
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from redraft.errors import FailedPrecondition
+
+Int32Array = npt.NDArray[np.int32]
 
 EXACT_RULES = ("standard", "block")
 """vLLM's `rejection_sample_method`s that keep the target's distribution; "block" is block verification (Sun et al.,
@@ -65,6 +71,29 @@ def bound(parameters: Any) -> Bound:
     stop_strings = bool(getattr(parameters, "stop", None)) and not trims_stop_strings()
     thinks = getattr(parameters, "thinking_token_budget", None) is not None
     return Bound(not (stop_strings or thinks), getattr(parameters, "min_tokens", None) or 0)
+
+
+def within_bounds(
+    token_ids: Int32Array, offsets: npt.NDArray[np.integer[Any]], room: Int32Array, vocab_size: int
+) -> list[list[int]]:
+    """Return each request's draft, cut where vLLM could not take it.
+
+    vLLM checks nothing: a draft longer than `num_speculative_tokens` fails an assertion of its metrics, and a token id
+    that the model does not have is read from beyond its embeddings.
+
+    Args:
+        token_ids: int32, shape (num_drafted,), the drafts one after another.
+        offsets: int, shape (b + 1,): request i's draft is `token_ids[offsets[i]:offsets[i + 1]]`.
+        room: int32, shape (b,), most tokens that may be drafted for each request.
+        vocab_size: how many tokens the model has. History of a larger vocabulary may hold others.
+    """
+    drafted = token_ids.tolist()
+    rows = [drafted[begin:end] for begin, end in itertools.pairwise(offsets.tolist())]
+    if bool((np.diff(offsets) > room).any()):
+        rows = [row[:most] for row, most in zip(rows, room.tolist(), strict=True)]
+    if drafted and (int(token_ids.max()) >= vocab_size or int(token_ids.min()) < 0):
+        rows = [list(itertools.takewhile(lambda token: 0 <= token < vocab_size, row)) for row in rows]
+    return rows
 
 
 def trims_stop_strings() -> bool:

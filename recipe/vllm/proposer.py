@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import itertools
 import logging
 import threading
 import time
@@ -280,12 +279,7 @@ class RedraftProposer:
         self._advance_by = self._last_call + max(PUT_OFF_SECONDS, min(took / PUT_OFF_SHARE, PUT_OFF_MOST))
         if not len(drafts.token_ids):
             return [[] for _ in sampled]
-        token_ids = drafts.token_ids.tolist()
-        ends = drafts.offsets.tolist()
-        rows = [token_ids[begin:end] for begin, end in itertools.pairwise(ends)]
-        if int(drafts.token_ids.max()) >= self._vocab_size:
-            rows = [_within(row, self._vocab_size) for row in rows]
-        return rows
+        return exactness.within_bounds(drafts.token_ids, drafts.offsets, horizons, self._vocab_size)
 
     def _plan(self, sampled: list[list[int]], fresh: int) -> Plan:
         """Tell the budget what the step that ended took, and return how to draft for the next one."""
@@ -401,11 +395,3 @@ def _make_source(options: Options, ended: EndedResponses) -> HistorySource:
     from redraft.recipe.vllm.server_history import ServerHistory
 
     return ServerHistory(options.addresses, run=options.run, vocabulary=options.vocabulary)
-
-
-def _within(token_ids: list[int], vocab_size: int) -> list[int]:
-    """Return `token_ids` up to the first that the model does not have: history of a larger vocabulary."""
-    for i, token_id in enumerate(token_ids):
-        if token_id >= vocab_size:
-            return token_ids[:i]
-    return token_ids

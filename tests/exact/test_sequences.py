@@ -76,7 +76,7 @@ PIECES = 3 if "EXACT_DRAWS" in os.environ else 1
 
 
 @pytest.fixture(scope="module", params=range(PIECES), ids="piece{}".format)
-def outcome(request, run_engine, make_tiny_model, draws, record):
+def outcome(request, run_engine, make_tiny_model, draws):
     model = make_tiny_model(vocab_size=6, layers=1, hidden=32, sharpness=1.5, memory=1.0)
     cases = [list(case) for case in CASES[request.param :: PIECES]]
     settings = {
@@ -88,7 +88,6 @@ def outcome(request, run_engine, make_tiny_model, draws, record):
     }
     result = run_engine(SCRIPT, settings, timeout=7200)
     assert list(result["cases"]) == [case[0] for case in cases]
-    record("sequences", result["cases"])
     return result
 
 

@@ -3,12 +3,13 @@
 The distribution of each token given all before it is computed afterwards from transformers' logits over the very texts
 that vLLM wrote (`positions`), so the model may attend to everything, and 10^6 draws take 16,000 texts.
 
-Settings: `model`; `draws`: tokens a case; `keyed`: whether position-keyed sampling is on; `cases`: [name, drafter of
+Settings: `model`; `draws`: tokens a case; `cases`: [name, drafter of
 `adversary`, variants, factor on `draws`]; a variant is [parameters of vLLM's `SamplingParams`, parameters of
 `target.Sampling`], those of a case share each batch, and "seeds" in the first asks for another seed for every request.
-Result: by case, the numbers of `positions.judge_positions`, and `texts`, `drafted`, `accepted`, `undecided` positions,
-`misplaced`: texts that ended elsewhere than they should, `worst_logprob`: the largest error of a returned log-probability,
-`lengths`: of drafts that reached vLLM, `seconds`.
+Result: by case, the numbers of `positions.judge_positions`, and `texts`, `drafted`, `accepted`, `undecided`
+positions, `misplaced`: texts that ended elsewhere than they should, `worst_logprob`: a log-probability's largest error,
+`lengths`: of drafts that reached vLLM, `longest`: as long as they may be, `verified`: draft tokens that vLLM had not
+cut off, `seconds`: CPU time.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the proposer is read in th
 import adversary
 import numpy as np
 import torch
+from goodness import record
 from positions import Float64Array, check, end_of, judge_positions, probabilities, teacher_forced
-from sequences import accepted_so_far
 from target import Sampling
 
-LENGTH, LONGEST, TOGETHER = 64, 4, 256
+LENGTH, LONGEST, TOGETHER = 64, 8, 256
 PROMPT = [3, 4, 5]
 
 
@@ -63,30 +64,29 @@ def main() -> None:
     for number, (name, drafter, variants, share) in enumerate(settings["cases"]):
         adversary.drafter = drafter
         prompt = [*PROMPT, number // size, number % size]  # of its own, so with a history of its own
-        before, start = accepted_so_far(engine), time.process_time()
+        draws = int(settings["draws"] * share)
+        if drafter in ("known", "avoided"):
+            adversary.drafter = "redraft"
+            learn(engine, prompt, variants[0], draws)
+            adversary.drafter = drafter
+        before, start = counts(engine), time.process_time()
         adversary.drafted[:] = []
-        case = run(engine, model, prompt, variants, int(settings["draws"] * share))
+        case = run(engine, model, prompt, variants, draws)
         case["drafted"] = sum(adversary.drafted)
         case["lengths"] = sorted(set(adversary.drafted))
-        case["accepted"] = accepted_so_far(engine) - before
+        after = counts(engine)
+        case["verified"], case["accepted"] = (after[i] - before[i] for i in range(2))
+        case["longest"] = LONGEST
         case["seconds"] = time.process_time() - start
         result[name] = case
-        print(name, case, flush=True)  # of use when a long run is cut off
+        record("continuations", name, case)
     with open(sys.argv[2], "w") as file:
         json.dump(result, file)
 
 
 def run(engine: Any, model: Any, prompt: list[int], variants: list[Any], draws: int) -> dict[str, Any]:
     """Generate responses until their tokens are `draws`, and judge them."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import StructuredOutputsParams
-
-    size, ask = model.config.vocab_size, []
-    for given, _ in variants:
-        given = {"max_tokens": LENGTH, "ignore_eos": True, "detokenize": False, **given}
-        if "structured_outputs" in given:
-            given["structured_outputs"] = StructuredOutputsParams(**given["structured_outputs"])
-        ask.append(given)
+    size, ask = model.config.vocab_size, [complete(given) for given, _ in variants]
     targets = [Sampling(**target) for _, target in variants]
     exact_prompt = torch.log_softmax(model(torch.tensor([prompt])).logits[0].detach().double(), -1)
     parts: list[tuple[np.ndarray, Float64Array, np.ndarray]] = []
@@ -94,15 +94,9 @@ def run(engine: Any, model: Any, prompt: list[int], variants: list[Any], draws: 
     worst = 0.0
     while found < draws:
         each = ask[0].get("n", 1)
-        count = min(2048, max(32, int((draws - found) / LENGTH * 1.02))) // each
-        requests = []
-        for i in range(count):
-            given = dict(ask[i % len(ask)])
-            if given.pop("seeds", False):
-                given["seed"] = asked + i
-            requests.append(SamplingParams(**given))
+        count = batch(draws - found) // each
+        outputs = generate(engine, prompt, ask, asked, count)
         asked += count
-        outputs = engine.generate([{"prompt_token_ids": prompt}] * count, requests, use_tqdm=False)
         for which, target in enumerate(targets):
             completions = [c for output in outputs[which :: len(targets)] for c in output.outputs]
             written = [list(c.token_ids) for c in completions]
@@ -135,6 +129,54 @@ def run(engine: Any, model: Any, prompt: list[int], variants: list[Any], draws: 
         "misplaced": misplaced,
         "worst_logprob": float(worst),
     }
+
+
+def complete(given: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters for `SamplingParams`, short of seeds."""
+    from vllm.sampling_params import StructuredOutputsParams
+
+    given = {"max_tokens": LENGTH, "ignore_eos": True, "detokenize": False, **given}
+    if "structured_outputs" in given:
+        given["structured_outputs"] = StructuredOutputsParams(**given["structured_outputs"])
+    return given
+
+
+def batch(left: int) -> int:
+    """Return how many responses to write at once for so many tokens that are still wanted."""
+    return min(2048, max(32, int(left / LENGTH * 1.02)))
+
+
+def generate(engine: Any, prompt: list[int], ask: list[dict[str, Any]], first: int, count: int) -> list[Any]:
+    """Return vLLM's outputs for `count` requests, variants by turns, where seeds are wanted from `first` on."""
+    from vllm import SamplingParams
+
+    requests = []
+    for i in range(count):
+        given = dict(ask[i % len(ask)])
+        if given.pop("seeds", False):
+            given["seed"] = first + i
+        requests.append(SamplingParams(**given))
+    outputs: list[Any] = engine.generate([{"prompt_token_ids": prompt}] * count, requests, use_tqdm=False)
+    return outputs
+
+
+def learn(engine: Any, prompt: list[int], variant: Any, draws: int) -> None:
+    """Have written what the seeds of `run` will write, and let the adversary know."""
+    ask, asked, found = [complete(variant[0])], 0, 0
+    adversary.texts.clear()
+    while found < draws:
+        count = batch(draws - found)
+        for i, output in enumerate(generate(engine, prompt, ask, asked, count)):
+            adversary.texts[asked + i] = list(output.outputs[0].token_ids)
+            found += len(adversary.texts[asked + i])
+        asked += count
+
+
+def counts(engine: Any) -> tuple[int, int]:
+    """Return vLLM's own count of the draft tokens that it verified, and of those that it accepted."""
+    values = {metric.name: metric for metric in engine.get_metrics()}
+    names = ("vllm:spec_decode_num_draft_tokens", "vllm:spec_decode_num_accepted_tokens")
+    return tuple(int(values[name].value) for name in names)
 
 
 def logprob_error(completions: list[Any], logits: torch.Tensor) -> float:

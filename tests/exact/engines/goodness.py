@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -56,3 +61,11 @@ def chi_square(observed: npt.NDArray[np.int64], probabilities: Float64Array) -> 
     return float(torch.special.gammaincc(degrees, torch.tensor(statistic / 2, dtype=torch.float64))), len(
         wanted
     )
+
+
+def record(suite: str, name: str, case: dict[str, Any]) -> None:
+    """Keep a case as a line of JSON in the file `EXACT_RECORD`, if it is set; `table.py` makes a table of them."""
+    if path := os.environ.get("EXACT_RECORD"):
+        with Path(path).open("a") as file:
+            file.write(json.dumps({"suite": suite, "case": name, **case}) + "\n")
+    print(name, case, flush=True)  # of use when a long run is cut off

@@ -136,11 +136,12 @@ def judge_positions(tokens: Int64Array, distributions: Float64Array, classes: In
         classes: int64, shape (draws,), from 0: known before the draw. Outcomes are counted by class and token.
 
     Returns:
-        As `goodness.judge`: `tv` is half the sum over cells (class and token) of how far the cell's share of all draws is
-        from the mean probability; `noise` the same of tokens drawn anew from each position's distribution. `p_value`: of
-        the quadratic form in counts minus expectations with the inverse of their exact covariance, the sum over positions
-        of diag(p) - p p^T, by class; which is Pearson's chi-square where a class's distributions are all the same. Cells
-        of an expectation below 5 are taken together in their class, classes below 50 with each other.
+        As `goodness.judge`. `tv` is half the sum over cells (class and token) of how far the cell's share of all draws
+        is from the mean probability; `noise` the same of tokens drawn anew from each position's distribution.
+        `p_value`: of the quadratic form in counts minus expectations with the inverse of their exact covariance, the
+        sum over positions of diag(p) - p p^T, by class; which is Pearson's chi-square where a class's distributions are
+        all the same. Cells of an expectation below 5 are taken together in their class, classes below 50 with each
+        other. `impossible`: tokens of probability 0.
     """
     draws, size = distributions.shape
     sizes = np.bincount(classes)

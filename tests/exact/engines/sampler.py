@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import vllm.v1.sample.rejection_sampler as rejection
-from goodness import judge
+from goodness import judge, record
 from target import Sampling, all_texts, cells
 from vllm.platforms import current_platform
 from vllm.v1.sample.logits_processor import LogitsProcessors
@@ -287,11 +287,12 @@ def main() -> None:
     for name, drafter, case in settings["cases"]:
         torch.manual_seed(settings["seed"])
         result["cases"][f"{name}; {drafter}"] = draw(case, drafter, settings["draws"])
-        print(name, drafter, result["cases"][f"{name}; {drafter}"], flush=True)  # of use when cut off
+        record("sampler", f"{name}; {drafter}", result["cases"][f"{name}; {drafter}"])
     for name in CONTROLS if settings["controls"] else ():
         torch.manual_seed(settings["seed"])
         with wrong(name):
             result["controls"][name] = draw({}, "ragged, likeliest", settings["draws"])
+        record("sampler, wrong on purpose", name, result["controls"][name])
     with open(sys.argv[2], "w") as file:
         json.dump(result, file)
 

@@ -23,7 +23,7 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the proposer is read in th
 import adversary
 import numpy as np
 import torch
-from goodness import chi_square, judge
+from goodness import chi_square, judge, record
 from target import Logits, Sampling, all_texts, cells
 
 LENGTH, LONGEST = 4, 4
@@ -71,7 +71,7 @@ def main() -> None:
         result["cases"][name] = run(
             engine, prompt, parameters, Sampling(**target), requests, table, size, prompt_log_probabilities
         )
-        print(name, result["cases"][name], flush=True)  # of use when a long run is cut off
+        record("sequences", name, result["cases"][name])
     adversary.drafter = "redraft"
     for name, parameters in settings["refused"].items():
         result["refused"][name] = refusal(engine, settings["prompt"], parameters)
