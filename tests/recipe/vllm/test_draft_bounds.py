@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+
+from redraft.recipe.vllm.exactness import within_bounds
 
 PROMPT = [7, 8, 9]
 TEXT = list(range(101, 150))
@@ -58,3 +61,15 @@ def test_stop_strings_are_drafted_for_where_vllm_cuts_what_is_behind_them(
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__=version))
     runner = start(stop=["end"])
     assert runner.step(a=TEXT[:20], b=TEXT[:1])["b"] == TEXT[1 : 1 + drafted]
+
+
+def test_a_draft_is_cut_where_its_request_has_no_more_room():
+    drafts = np.array([5, 6, 7, 8, 9], np.int32), np.array([0, 3, 3, 5])
+    assert within_bounds(*drafts, np.array([3, 4, 4], np.int32), 10) == [[5, 6, 7], [], [8, 9]]
+    assert within_bounds(*drafts, np.array([2, 0, 0], np.int32), 10) == [[5, 6], [], []]
+
+
+@pytest.mark.parametrize("strange", [10, 2**31 - 1, -1])
+def test_a_draft_ends_before_a_token_that_the_model_does_not_have(strange):
+    token_ids, offsets = np.array([5, strange, 7, 9], np.int32), np.array([0, 3, 4])
+    assert within_bounds(token_ids, offsets, np.array([4, 4], np.int32), 10) == [[5], [9]]
