@@ -1,4 +1,5 @@
-"""Print the table of `doc/exactness.md`: `EXACT_RECORD=FILE make test-exact`, then `python tests/exact/table.py FILE`."""
+"""Print the table of `doc/exactness.md`: `EXACT_RECORD=FILE make test-exact`, then `python tests/exact/table.py FILE`
+(an absolute path: the tests run in another folder)."""
 
 from __future__ import annotations
 
