@@ -34,7 +34,7 @@ MIXED: list[Variant] = [
     (TOP_P, TOP_P),
     (PENALTIES, PENALTIES),
     (SEEDS, {}),
-    ({**TEXT, "bad_words": ["t1", "t14 t11"]}, {"bad_words": [[1], [14, 11]]}),
+    ({**TEXT, "bad_words": ["t3", "t8 t6"]}, {"bad_words": [[3], [8, 6]]}),
     (ALLOWED, ALLOWED),
     (STOP_STRINGS, STOPPED),
     ({**GRAMMAR, "temperature": 1.2}, {"follows": FOLLOWS, "temperature": 1.2}),

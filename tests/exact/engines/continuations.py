@@ -42,8 +42,7 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32)
     size = model.config.vocab_size
     adversary.vocab_size = size
-    rows = model(torch.arange(size)[:, None]).logits[:, 0]
-    adversary.after.update({i: (int(row.argmax()), int(row.argmin())) for i, row in enumerate(rows.detach())})
+    adversary.after.update(usual(model))
     engine = LLM(
         settings["model"],
         dtype="float32",
@@ -82,6 +81,16 @@ def main() -> None:
         record("continuations", name, case)
     with open(sys.argv[2], "w") as file:
         json.dump(result, file)
+
+
+def usual(model: Any) -> dict[int, tuple[int, int]]:
+    """Return the likeliest and the unlikeliest token after each one, by the mean of logits after texts at random."""
+    size = model.config.vocab_size
+    texts = torch.randint(0, size, (256, 32), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        rows = model(texts).logits.flatten(0, 1)
+    means = [rows[texts.flatten() == token].mean(0) for token in range(size)]
+    return {token: (int(mean.argmax()), int(mean.argmin())) for token, mean in enumerate(means)}
 
 
 def run(engine: Any, model: Any, prompt: list[int], variants: list[Any], draws: int) -> dict[str, Any]:
