@@ -19,7 +19,7 @@ TOP_P = {"top_p": 0.8, "temperature": 1.5}
 ALLOWED = {"allowed_token_ids": [i for i in range(VOCAB_SIZE) if i != 1]}
 STOP_TOKEN = {"stop_token_ids": [5, 2]}
 TEXT = {"detokenize": True}
-STOP_STRINGS = {**TEXT, "stop": ["t5", "t3 t14"]}
+STOP_STRINGS = {**TEXT, "stop": ["t5", "t3 t14"], "skip_special_tokens": False}
 STOPPED = {"stop_token_ids": [5], "stop_sequences": [[3, 14]]}
 FOLLOWS = [{2: [3, 4], 6: [7], 7: [8, 9]}.get(last, [2, 5, 6]) for last in range(VOCAB_SIZE + 1)]
 GRAMMAR = {"structured_outputs": {"regex": "(t2(t3|t4)|t5|t6t7(t8|t9)){70}"}}  # longer than any response

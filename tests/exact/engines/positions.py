@@ -18,8 +18,8 @@ Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
 REPLICATES = 32
 """Plain samples that tell what total variation noise alone makes."""
-TIE = 1e-4
-"""Contexts in which what top_k, top_p or greedy sampling keeps hangs on a difference of this size, in probability, are
+TIE = 1e-3
+"""Contexts in which what top_k, top_p or greedy sampling keeps hangs on a difference of this share of a probability are
 left out: in float32 it may go either way (`doc/exactness.md`, floating point). The context decides, not the draw."""
 
 
@@ -92,17 +92,17 @@ def probabilities(
     if 0 < keep < size:
         ordered = -np.sort(-result, -1)
         least, next_best = ordered[..., keep - 1 : keep], ordered[..., keep]
-        decided &= least[..., 0] - next_best > TIE
+        decided &= next_best < (1 - TIE) * least[..., 0]
         result[result < least] = 0
         result /= result.sum(-1, keepdims=True)
     if sampling.temperature and sampling.top_p < 1:
         order = np.argsort(-result, -1)
         ordered = np.take_along_axis(result, order, -1)
         before = ordered.cumsum(-1) - ordered
-        decided &= (np.abs(before - sampling.top_p) > TIE).all(-1)
+        decided &= (np.abs(before - sampling.top_p) > 1e-4).all(-1)
         # Of two tokens as good as tied at the border either may be the one that is kept.
         least = np.where(before < sampling.top_p, ordered, 2.0).min(-1, keepdims=True)
-        decided &= (np.abs(result - least) < TIE).sum(-1) == 1
+        decided &= (np.abs(result - least) < TIE * least).sum(-1) == 1
         result[result < least] = 0
         result /= result.sum(-1, keepdims=True)
     return result, decided
