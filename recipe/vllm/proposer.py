@@ -18,15 +18,7 @@ from redraft._core import Drafter
 from redraft.auto_budget import PLAIN, AutoBudget, Plan
 from redraft.cost_table import read_cost_table
 from redraft.errors import FailedPrecondition, InvalidArgument
-from redraft.recipe.vllm import (
-    cpu_sampler,
-    exactness,
-    keyed_sampling,
-    patches,
-    plain_steps,
-    servers,
-    versions,
-)
+from redraft.recipe.vllm import exactness, plain_steps, servers, start_up
 from redraft.recipe.vllm.groups import Groups
 from redraft.recipe.vllm.options import Options, load_options
 from redraft.recipe.vllm.reporting import Housekeeping, Stats, by_source
@@ -93,7 +85,7 @@ class RedraftProposer:
     def __init__(self, vllm_config: Any) -> None:
         self._options = load_options(vllm_config.additional_config)
         exactness.check_rule(vllm_config.speculative_config)
-        _prepare_vllm()
+        start_up.prepare_vllm()
         self.plain_steps = not plain_steps.is_recurrent(vllm_config.model_config)
         self._most = vllm_config.speculative_config.num_speculative_tokens
         if not 1 <= self._most <= MAX_DRAFT_TOKENS:
@@ -102,7 +94,7 @@ class RedraftProposer:
                 " vLLM's rejection sampler takes"
             )
         self._logger = logging.getLogger("vllm.redraft")  # vLLM shows what is below its own name
-        self._drafts = is_drafting_rank(vllm_config.parallel_config)
+        self._drafts = start_up.is_drafting_rank(vllm_config.parallel_config)
         if self._drafts:
             self._start(vllm_config)
 
@@ -339,54 +331,6 @@ def decoded(scheduler_output: Any) -> tuple[int, int] | None:
     draft_tokens = sum(map(len, drafts.values()))
     decodes = sum(scheduled.values()) == len(scheduled) + draft_tokens
     return (len(scheduled), draft_tokens) if decodes else None
-
-
-def is_drafting_rank(parallel_config: Any) -> bool:
-    """Tell whether this rank's drafts are the ones that vLLM uses.
-
-    vLLM constructs a proposer on every rank of the last pipeline stage, takes the drafts of that stage's
-    first rank, and sends them to all ranks with the next step's schedule. So that one rank drafts, and the
-    others return empty rows: what they'd draft is never looked at, and drafting nothing keeps them free of
-    threads, fetches and memory. With data parallelism every engine has such a rank of its own.
-
-    Raises:
-        FailedPrecondition: an executor in which every rank is its own scheduler, with more than one rank: each
-            would follow its own drafts, history arrives at each at another time, and the ranks would hang.
-    """
-    ranks = parallel_config.tensor_parallel_size * getattr(
-        parallel_config, "prefill_context_parallel_size", 1
-    )
-    if parallel_config.distributed_executor_backend == "external_launcher" and parallel_config.world_size > 1:
-        raise FailedPrecondition(
-            "distributed_executor_backend: external_launcher schedules on every rank by itself, and ranks"
-            " whose drafts differ hang; use mp or ray, or one rank an engine"
-        )
-    return bool(parallel_config.rank % ranks == 0)
-
-
-def _prepare_vllm() -> None:
-    """Check the version, and see that the patches are in force where drafts are about to be made and verified.
-
-    Raises:
-        FailedPrecondition: an untested vLLM, or a runner that can't be patched.
-    """
-    import vllm
-    from vllm.platforms import current_platform
-    from vllm.v1.sample import rejection_sampler
-    from vllm.v1.worker import gpu_model_runner
-
-    versions.check_version(vllm.__version__)
-    patches.hand_over_batch(gpu_model_runner)
-    plain_steps.decode_plainly(gpu_model_runner)
-    keyed_sampling.sample_by_key(gpu_model_runner)
-    if not patches.is_handed_over(gpu_model_runner):
-        raise FailedPrecondition(
-            f"vllm {vllm.__version__}: GPUModelRunner.propose_draft_token_ids is not where redraft patches"
-            f" it; install vllm {versions.TESTED[0]} to {versions.TESTED[-1]}"
-        )
-    if current_platform.is_cpu():
-        cpu_sampler.repair(rejection_sampler)
-        cpu_sampler.allow_steps_without_drafts(rejection_sampler)
 
 
 def _make_source(options: Options, ended: EndedResponses) -> HistorySource:

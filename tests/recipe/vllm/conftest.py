@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from redraft.recipe.vllm import proposer as proposer_module
+from redraft.recipe.vllm import start_up
 from redraft.recipe.vllm.proposer import RedraftProposer
 
 
@@ -81,7 +81,7 @@ class HandRunner:
 @pytest.fixture
 def make_proposer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RedraftProposer]]:
     """Return a function that constructs a proposer without vLLM; keyword arguments are options."""
-    monkeypatch.setattr(proposer_module, "_prepare_vllm", lambda: None)
+    monkeypatch.setattr(start_up, "prepare_vllm", lambda: None)
     made = []
 
     def make(

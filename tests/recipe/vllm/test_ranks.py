@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from redraft.errors import FailedPrecondition
-from redraft.recipe.vllm.proposer import is_drafting_rank
+from redraft.recipe.vllm.start_up import is_drafting_rank
 
 
 def config(rank: int, tensor: int = 1, pipeline: int = 1, backend: str = "mp") -> SimpleNamespace:
