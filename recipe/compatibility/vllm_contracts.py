@@ -19,6 +19,13 @@ PATCHED: tuple[Contract, ...] = (
     ),
     Contract(
         _RUNNER,
+        "GPUModelRunner._input_fits_in_drafter",
+        "patched (vllm.patches): decides whether the proposer is asked or the step's drafts are zeros, nothing else",
+        {"6971d45e5dfcc233": "0.24.0"},
+        parameters=("common_attn_metadata",),
+    ),
+    Contract(
+        _RUNNER,
         "GPUModelRunner._prepare_inputs",
         "patched (vllm.plain_steps): where it looks at `self.speculative_config` (0.32 and later) it does so only to"
         " decide whether a step has drafts to verify; without, the step's metadata is None",
@@ -97,6 +104,18 @@ RELIED_ON: tuple[Contract, ...] = (
         "accepted tokens are in `token_ids_cpu`, `num_tokens_no_spec` and the states before the proposer is called;"
         " a row in prefill sampled nothing",
         {"befd5efad3746e4e": "0.24.0", "c13b82fff056a50b": "0.28.0", "bac8f57a40e8d65e": "0.31.0"},
+    ),
+    Contract(
+        _RUNNER,
+        "GPUModelRunner.sample_tokens",
+        "where `_input_fits_in_drafter` says no, the step's drafts are zeros for all rows; where it says yes, a"
+        " `custom_class` is asked after the sampled tokens were booked",
+        {
+            "b433c627297adf9b": "0.24.0",
+            "7c71f534ac5f7439": "0.25.0",
+            "94771b5f19801f17": "0.28.0",
+            "1cddc397337334e5": "0.31.0",
+        },
     ),
     Contract(
         _RUNNER,
@@ -192,12 +211,6 @@ RELIED_ON: tuple[Contract, ...] = (
         },
         mention="custom_class",
         since="0.30.0",
-    ),
-    Contract(
-        _RUNNER,
-        "GPUModelRunner._input_fits_in_drafter",
-        "near `max_model_len` the proposer is not called, and the step's drafts are zeros",
-        {"6971d45e5dfcc233": "0.24.0"},
     ),
     Contract(
         "vllm/config/parallel.py",

@@ -79,6 +79,9 @@ class RedraftProposer:
         InvalidArgument: a malformed option; the message starts with its name.
     """
 
+    bounds_drafts = True
+    """No draft goes beyond `max_model_len` (`patches.ask_up_to_the_longest_text`)."""
+
     plain_steps = False
     """Whether a step without drafts may take vLLM's plain path (`plain_steps.decode_plainly`)."""
 

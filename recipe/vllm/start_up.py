@@ -22,6 +22,7 @@ def prepare_vllm() -> None:
 
     versions.check_version(vllm.__version__)
     patches.hand_over_batch(gpu_model_runner)
+    patches.ask_up_to_the_longest_text(gpu_model_runner)
     plain_steps.decode_plainly(gpu_model_runner)
     keyed_sampling.sample_by_key(gpu_model_runner)
     if not patches.is_handed_over(gpu_model_runner):

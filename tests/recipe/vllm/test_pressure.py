@@ -25,11 +25,16 @@ def test_requests_were_preempted_and_drafts_accepted(outcome):
 
 
 def test_every_response_is_the_greedy_one(outcome):
-    lengths = {"pressed": [100] * 12, "longest": [256 - 90, 256 - 91, 256 - 92]}
+    lengths = {"pressed": [100] * 12, "longest": [256 - 90, 256 - 91, 256 - 92], "beside": [100] * 3}
     for kind, expected in lengths.items():
         names = [name for name in outcome["responses"] if name.startswith(kind)]
         assert sorted(len(outcome["responses"][name]) for name in names) == sorted(expected)
     assert {name: ranks for name, ranks in outcome["ranks"].items() if ranks != [1]} == {}
+
+
+def test_others_draft_on_while_a_request_reaches_the_models_length(outcome):
+    assert outcome["near"]
+    assert any(max(lengths) == 6 for lengths in outcome["near"])
 
 
 def test_a_resumed_response_is_the_one_that_was_aborted(outcome):

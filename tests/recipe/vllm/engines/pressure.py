@@ -2,7 +2,8 @@
 
 Settings: `model`; `prompts`. Result: `preemptions`; `responses` by request; `ranks`: for each response the set of
 its tokens' ranks under teacher forcing ([1] where all are greedy); `open_requests` of the proposer after each
-phase; `stats`.
+phase; `stats`; `near`: for each step after which some request had less than a full draft's room below the model's
+length, the drafts' lengths by row.
 """
 
 import json
@@ -13,6 +14,7 @@ from dataclasses import asdict
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the proposer is read in this very process
 
 MAX_MODEL_LEN = 256
+DRAFT_TOKENS = 6
 
 
 def main() -> None:
@@ -34,7 +36,7 @@ def main() -> None:
         speculative_config={
             "method": "custom_class",
             "model": "redraft.recipe.vllm.proposer.RedraftProposer",
-            "num_speculative_tokens": 6,
+            "num_speculative_tokens": DRAFT_TOKENS,
         },
         additional_config={"redraft": {"min_survival": 0.0}},
     )
@@ -67,9 +69,14 @@ def main() -> None:
     for i, prompt in enumerate(prompts[:4]):
         start(f"resumed {i}", prompt + parts[i], 60 - len(parts[i]))
     run()
-    # As far as the model goes: vLLM skips the proposer for the last steps.
+    # As far as the model goes, beside others that have room.
+    near = watch_near_the_end(proposer)
     for i, prompt in enumerate(prompts[:3]):
         start(f"longest {i}", prompt, MAX_MODEL_LEN - len(prompt))
+    while not any(len(responses.get(f"longest {i}", ())) > 120 for i in range(3)):
+        run(steps=1)
+    for i, prompt in enumerate(prompts[3:]):
+        start(f"beside {i}", prompt, 100)
     run()
     stats = asdict(proposer.stats())
 
@@ -77,7 +84,9 @@ def main() -> None:
     for name in responses:
         kind, number = name.split()
         i = int(number)
-        prompt_of[name] = prompts[i % len(prompts)] + (parts[i] if kind == "resumed" else [])
+        prompt_of[name] = prompts[(i + 3 * (kind == "beside")) % len(prompts)] + (
+            parts[i] if kind == "resumed" else []
+        )
     forced = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
     ranks = {}
     for name, response in responses.items():
@@ -93,6 +102,7 @@ def main() -> None:
         "ranks": ranks,
         "open_requests": open_requests,
         "stats": stats,
+        "near": near,
     }
     with open(sys.argv[2], "w") as file:
         json.dump(result, file)
@@ -109,6 +119,20 @@ def count_preemptions() -> list[int]:
         return preempt(self, *args, **kwargs)
 
     Scheduler._preempt_request = watched
+    return seen
+
+
+def watch_near_the_end(proposer):
+    """Return a list that grows with every step in which vLLM by itself would verify zeros."""
+    seen, propose = [], proposer.propose
+
+    def watched(sampled, num_tokens, *args, **kwargs):
+        drafts = propose(sampled, num_tokens, *args, **kwargs)
+        if num_tokens[: len(sampled)].max() + DRAFT_TOKENS > MAX_MODEL_LEN:
+            seen.append([len(row) for row in drafts])
+        return drafts
+
+    proposer.propose = watched
     return seen
 
 
