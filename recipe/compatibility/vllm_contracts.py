@@ -108,8 +108,8 @@ RELIED_ON: tuple[Contract, ...] = (
     Contract(
         _RUNNER,
         "GPUModelRunner.sample_tokens",
-        "where `_input_fits_in_drafter` says no, the step's drafts are zeros for all rows; where it says yes, a"
-        " `custom_class` is asked after the sampled tokens were booked",
+        "a `custom_class` is asked after the sampled tokens were booked, where `_input_fits_in_drafter` says yes; else"
+        " all rows' drafts are zeros. Without `self.speculative_config` nobody is asked, and drafts are None",
         {
             "b433c627297adf9b": "0.24.0",
             "7c71f534ac5f7439": "0.25.0",

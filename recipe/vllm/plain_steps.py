@@ -14,6 +14,9 @@ from typing import Any
 
 _MARK = "_redraft_plain_steps"
 
+_RESTING = "_redraft_speculative_config"
+"""The runner's attribute that holds its configuration while its proposer rests."""
+
 RECURRENT = ("is_hybrid", "is_attention_free", "has_inner_state")
 """vLLM's `ModelConfig` properties of models that keep state from step to step outside of the KV cache."""
 
@@ -39,10 +42,12 @@ def decode_plainly(runner_module: ModuleType) -> None:
     Why it is safe: for the time of the call the runner looks like one without speculation, so vLLM's own plain code
     prepares the inputs, and without metadata `_sample` takes the plain sampler, as in every vLLM up to 0.31. The
     sampler draws from the same distribution, with the same generators: the rejection sampler's first act is to call
-    it. Models with recurrent state, whose attention reads that metadata, are left alone (`is_recurrent`), and so are
-    batches with a thinking budget, whose state is made for the rejection sampler's rows once speculation is configured
-    and takes a plain step's row for another. A scheduler that is told of no drafts keeps what it has, and it takes a
-    request's drafts away when it schedules them.
+    it. With a proposer that `rests` the runner looks so until its next step: vLLM doesn't ask it then, and prepares
+    nothing for it; what reads the configuration between two steps is about other methods than `custom_class`. Models
+    with recurrent state, whose attention reads the metadata, are left alone (`is_recurrent`), and so are batches with a
+    thinking budget, whose state is made for the rejection sampler's rows once speculation is configured and takes a
+    plain step's row for another. A scheduler that is told of no drafts keeps what it has, and it takes a request's
+    drafts away when it schedules them.
 
     Upstream: the condition was `len(scheduled_spec_decode_tokens) > 0` up to 0.31; no issue is open about its cost.
 
@@ -57,18 +62,29 @@ def decode_plainly(runner_module: ModuleType) -> None:
     @functools.wraps(prepare)
     def _prepare_inputs(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         configured = self.speculative_config
+        if configured is None:
+            configured = getattr(self, _RESTING, None)
+            if configured is None:
+                return prepare(self, scheduler_output, *args, **kwargs)
+            self.speculative_config = configured
+        drafter: Any = getattr(self, "drafter", None)
         if (
-            configured is None
-            or scheduler_output.scheduled_spec_decode_tokens
-            or not getattr(getattr(self, "drafter", None), "plain_steps", False)
+            scheduler_output.scheduled_spec_decode_tokens
+            or not getattr(drafter, "plain_steps", False)
             or _has_thinking_budget(self)
         ):
             return prepare(self, scheduler_output, *args, **kwargs)
+        rests = False
         self.speculative_config = None
         try:
-            return prepare(self, scheduler_output, *args, **kwargs)
+            prepared = prepare(self, scheduler_output, *args, **kwargs)
+            rests = drafter.rests(self.input_batch, scheduler_output)
         finally:
-            self.speculative_config = configured
+            if rests:
+                setattr(self, _RESTING, configured)
+            else:
+                self.speculative_config = configured
+        return prepared
 
     @functools.wraps(take)
     def take_draft_token_ids(self: Any) -> Any:

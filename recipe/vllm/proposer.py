@@ -131,6 +131,7 @@ class RedraftProposer:
         self._horizon = self._most
         self._never = options.budget == 0
         self._req_ids: list[str] = []
+        self._decoding: list[str] = []  # likewise, where every row had sampled
         self._total = 0
         self._advance_by = 0.0
         self._engine_steps = 0
@@ -160,6 +161,31 @@ class RedraftProposer:
             if self._options.budget != 0:
                 self._decoded = decoded(scheduler_output)
 
+    def rests(self, batch: Batch, scheduler_output: Any) -> bool:
+        """Tell before a step without drafts whether vLLM needn't ask for drafts after it (`plain_steps`).
+
+        So it is where nothing is ever drafted, every row decodes, and the rows are the ones that are known: `propose`
+        would only take note of the step (`Requests.put_off_step`), which is done here.
+
+        Args:
+            batch: the runner's `InputBatch`, up to date for the step.
+            scheduler_output: the step's.
+        """
+        if not self._drafts:
+            return True
+        if not self._never:
+            return False
+        self._last_call = now = time.monotonic()
+        scheduled = scheduler_output.num_scheduled_tokens
+        if now >= self._advance_by or batch.req_ids != self._decoding or len(scheduled) != len(batch.req_ids):
+            return False
+        if sum(scheduled.values()) != len(scheduled):
+            return False
+        with self._lock:
+            self._engine_steps += 1
+            self._requests.put_off_step(len(scheduled))
+        return True
+
     def propose(
         self,
         sampled_token_ids: list[list[int]],
@@ -180,14 +206,7 @@ class RedraftProposer:
         """
         if not self._drafts:
             return [[] for _ in sampled_token_ids]
-        self._last_call = now = time.monotonic()
-        batch = self._batch
-        if self._never and now < self._advance_by and batch is not None and batch.req_ids == self._req_ids:
-            # As in `_draft`, in as few words as there are: it is all that such an engine does in most steps.
-            with self._lock:
-                self._engine_steps += 1
-                self._requests.put_off_step(sum(map(len, sampled_token_ids)))
-            return [[] for _ in sampled_token_ids]
+        self._last_call = time.monotonic()
         started = time.perf_counter()
         try:
             with self._lock:
@@ -254,6 +273,7 @@ class RedraftProposer:
             plan = self._plan(sampled, self._fresh(batch, len(sampled)))
             if not plan.draft:
                 self._requests.put_off_step(sum(map(len, sampled)))
+                self._decoding = self._req_ids if all(sampled) else []
                 return [[] for _ in sampled]
         waiting = self._requests.put_off
         step = self._requests.advance(batch, self._states, sampled)
@@ -261,6 +281,7 @@ class RedraftProposer:
             plan = self._plan(sampled, len(step.token_ids) - waiting)
             self._fresh(batch, len(sampled))
         self._req_ids = list(batch.req_ids)
+        self._decoding = self._req_ids if all(sampled) else []
         for group in self._groups.arrivals(time.monotonic()):
             for handle in group.requests:
                 self._drafter.set_history(handle, group.history)

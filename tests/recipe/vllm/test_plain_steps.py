@@ -50,6 +50,51 @@ def test_steps_that_were_put_off_are_made_up_for_when_drafting_resumes(patient, 
     assert sum(stats.accepted["live"]) == 4
 
 
+def test_an_engine_that_never_drafts_is_asked_no_more_until_its_batch_changes(patient, make_runner):
+    runner = make_runner(budget=0)
+
+    def rests(**scheduled: int) -> bool:
+        return runner.proposer.rests(runner.batch, SimpleNamespace(num_scheduled_tokens=scheduled))
+
+    for name in "ab":
+        runner.add(name, PROMPT)
+    assert not rests(a=5, b=5)
+    runner.step(a=[1], b=[2])
+    for token_id in TEXT[:10]:
+        assert rests(a=1, b=1)
+        runner.step(propose=False, a=[token_id], b=[token_id])
+    assert not rests(a=1)  # b was not scheduled
+    assert not rests(a=1, b=2)
+    runner.step(a=[3])
+    stats = runner.proposer.stats()
+    assert (stats.engine_steps, stats.steps, stats.emitted) == (12, 23, 23)
+    runner.add("c", PROMPT)
+    assert not rests(a=1, b=1, c=3)
+    runner.step(a=[4], b=[4])  # c is in prefill
+    assert not rests(a=1, b=1, c=1)
+    runner.step(a=[5], b=[5], c=[5])
+    assert rests(a=1, b=1, c=1)
+    runner.proposer._advance_by = 0.0
+    assert not rests(a=1, b=1, c=1)
+    runner.finish("b")
+    assert not rests(a=1, c=1)
+    runner.step(a=[6], c=[6])
+    assert runner.proposer.stats().requests == 2
+
+
+def test_an_engine_that_may_draft_is_always_asked(patient, make_runner):
+    runner = make_runner()
+    runner.add("a", PROMPT)
+    runner.step(horizon=0, a=[1])
+    runner.step(horizon=0, a=[2])
+    assert not runner.proposer.rests(runner.batch, SimpleNamespace(num_scheduled_tokens={"a": 1}))
+
+
+def test_a_rank_whose_drafts_nobody_uses_is_never_asked(make_proposer):
+    proposer = make_proposer(rank=1, ranks=2)
+    assert proposer.rests(SimpleNamespace(req_ids=["a"]), SimpleNamespace(num_scheduled_tokens={"a": 5}))
+
+
 def test_a_request_that_ends_leaves_its_siblings_what_was_put_off(patient, make_runner):
     runner = make_runner()
     for name in "ab":
@@ -106,6 +151,7 @@ class Runner:
     def __init__(self, drafter: Any) -> None:
         self.speculative_config = "configured"
         self.drafter = drafter
+        self.input_batch = SimpleNamespace(thinking_budget_state_holder=None)
         self._draft_token_ids: Any = [[], []]
 
     def _prepare_inputs(self, scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
@@ -132,8 +178,12 @@ def scheduled(**drafts: list[int]) -> Any:
     return SimpleNamespace(scheduled_spec_decode_tokens=drafts)
 
 
+def drafter(rests: bool = False) -> Any:
+    return SimpleNamespace(plain_steps=True, rests=lambda batch, scheduler_output: rests)
+
+
 def test_only_a_step_without_drafts_is_prepared_as_a_plain_one(runner_class):
-    runner = runner_class(SimpleNamespace(plain_steps=True))
+    runner = runner_class(drafter())
     assert runner._prepare_inputs(scheduled(), []) is None
     assert runner._prepare_inputs(scheduled(a=[1]), []) == "configured"
     with pytest.raises(KeyError):
@@ -146,9 +196,29 @@ def test_only_a_step_without_drafts_is_prepared_as_a_plain_one(runner_class):
     assert runner.take_draft_token_ids() == "taken"
 
 
+def test_while_the_proposer_rests_the_runner_is_one_without_speculation(runner_class):
+    runner = runner_class(drafter(rests=True))
+    for _ in range(2):
+        assert runner._prepare_inputs(scheduled(), []) is None
+        assert runner.speculative_config is None
+    assert runner._prepare_inputs(scheduled(a=[1]), []) == "configured"
+    assert runner.speculative_config == "configured"
+    assert runner._prepare_inputs(scheduled(), []) is None
+    runner.drafter.rests = lambda batch, scheduler_output: False
+    assert runner._prepare_inputs(scheduled(), []) is None
+    assert runner.speculative_config == "configured"
+    runner.drafter.rests = lambda batch, scheduler_output: True
+    with pytest.raises(KeyError):
+        runner._prepare_inputs(scheduled(), None)
+    assert runner.speculative_config == "configured"
+    never = runner_class(drafter(rests=True))
+    never.speculative_config = None
+    assert never._prepare_inputs(scheduled(), []) is None
+
+
 def test_a_batch_with_a_thinking_budget_keeps_the_path_that_its_state_is_made_for(runner_class):
     tracked = [True]
-    runner = runner_class(SimpleNamespace(plain_steps=True))
+    runner = runner_class(drafter())
     runner.input_batch = SimpleNamespace(
         thinking_budget_state_holder=SimpleNamespace(has_tracked_requests=lambda: tracked[0])
     )
@@ -159,9 +229,9 @@ def test_a_batch_with_a_thinking_budget_keeps_the_path_that_its_state_is_made_fo
     assert runner._prepare_inputs(scheduled(), []) is None
 
 
-@pytest.mark.parametrize("drafter", [SimpleNamespace(), SimpleNamespace(plain_steps=False)])
-def test_other_proposers_and_recurrent_models_are_left_alone(runner_class, drafter):
-    runner = runner_class(drafter)
+@pytest.mark.parametrize("other", [SimpleNamespace(), SimpleNamespace(plain_steps=False)])
+def test_other_proposers_and_recurrent_models_are_left_alone(runner_class, other):
+    runner = runner_class(other)
     assert runner._prepare_inputs(scheduled(), []) == "configured"
     assert runner.take_draft_token_ids() == "taken"
     del runner.drafter  # a rank without proposer
@@ -195,6 +265,7 @@ def test_an_engine_samples_the_same_past_the_rejection_sampler_as_through_it(run
     assert through["rejections"] > 50
     assert through["told"] > 50
     assert past["told"] == 0
+    assert 0 < past["asked"] < through["asked"]
     # vLLM itself pads the drafts of a request that starts with one token to go; nothing here does.
     assert past["rejections"] == 0
     assert result["stats"]["emitted"] == 2 * 12 * 40

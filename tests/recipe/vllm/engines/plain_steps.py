@@ -1,7 +1,8 @@
 """One engine that drafts nothing, with and without the way past the rejection sampler.
 
 Settings: `model`; `prompts`. Result: for "past" and "through": `responses` ([tokens, log-probabilities] by request),
-`rejections` (calls of the rejection sampler), `told` (calls in which the scheduler was told of drafts); `stats`.
+`rejections` (calls of the rejection sampler), `told` (calls in which the scheduler was told of drafts), `asked` (calls
+of the proposer); `stats`.
 """
 
 import json
@@ -9,37 +10,32 @@ import os
 import sys
 from dataclasses import asdict
 
+import drafting
+
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the proposer is read in this very process
 
 
 def main() -> None:
     with open(sys.argv[1]) as file:
         settings = json.load(file)
-    from vllm import LLM, SamplingParams
+    from vllm import SamplingParams
 
-    llm = LLM(
+    llm = drafting.make(
         settings["model"],
-        dtype="float32",
-        enforce_eager=True,
+        redraft={"budget": 0},
         max_model_len=256,
         max_num_seqs=8,
         max_num_batched_tokens=512,  # no chunks: vLLM's CPU generators can't take a draw back
         enable_prefix_caching=False,
-        seed=7,
-        speculative_config={
-            "method": "custom_class",
-            "model": "redraft.recipe.vllm.proposer.RedraftProposer",
-            "num_speculative_tokens": 6,
-        },
-        additional_config={"redraft": {"budget": 0}},
     )
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.sample.rejection_sampler import RejectionSampler
 
-    from redraft.recipe.vllm.proposer import proposers
+    from redraft.recipe.vllm.proposer import RedraftProposer, proposers
 
     rejections = count_calls(RejectionSampler, "forward")
     told = count_calls(Scheduler, "update_draft_token_ids")
+    asked = count_calls(RedraftProposer, "propose")
     parameters = [
         SamplingParams(
             temperature=temperature,
@@ -61,6 +57,7 @@ def main() -> None:
         proposers()[0].plain_steps = past
         rejections.clear()
         told.clear()
+        asked.clear()
         responses = []
         for output in llm.generate(
             [{"prompt_token_ids": prompt} for prompt in settings["prompts"]], chosen, use_tqdm=False
@@ -68,7 +65,12 @@ def main() -> None:
             ids = list(output.outputs[0].token_ids)
             values = [step[i].logprob for i, step in zip(ids, output.outputs[0].logprobs, strict=True)]
             responses.append([ids, values])
-        result[name] = {"responses": responses, "rejections": len(rejections), "told": len(told)}
+        result[name] = {
+            "responses": responses,
+            "rejections": len(rejections),
+            "told": len(told),
+            "asked": len(asked),
+        }
     result["stats"] = asdict(proposers()[0].stats())
     with open(sys.argv[2], "w") as file:
         json.dump(result, file)
