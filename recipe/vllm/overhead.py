@@ -68,8 +68,11 @@ class Row:
     """Standard error of `overhead`, from the spread between its quartiles."""
     drafting: float | None
     """Mean over all rounds, in redraft's proposer alone, on the engine's thread; None without it."""
-    drafting_share: float | None
-    """Of plain's CPU time. Far less noisy than `overhead`, of which it is the part that is redraft's own."""
+    taking: float | None
+    """Likewise, in asking the worker for the step's drafts, which vLLM does for each step; None without speculation.
+    In one process: an executor that has workers in others pays for a message there and back."""
+    plain: float
+    """Median of plain's CPU time."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields under their names, times in milliseconds."""
@@ -81,8 +84,16 @@ class Row:
             "overhead": self.overhead,
             "overhead_error": self.error,
             "drafting_ms": None if self.drafting is None else 1e3 * self.drafting,
-            "drafting_share": self.drafting_share,
+            "taking_ms": None if self.taking is None else 1e3 * self.taking,
+            "known_share": self.known_share,
         }
+
+    @property
+    def known_share(self) -> float | None:
+        """What `drafting` and `taking` are of plain's CPU time; None without either. Far less noisy than `overhead`, of
+        which they are the parts that are known."""
+        known = [part for part in (self.drafting, self.taking) if part is not None]
+        return sum(known) / self.plain if known else None
 
 
 class EngineProcess:
@@ -203,8 +214,11 @@ def compare(engines: dict[str, EngineProcess], requests: int, rounds: int, steps
     for name, mine in turns.items():
         ratios = cpu[name] / cpu[PLAIN] - 1
         low, middle, high = np.percentile(ratios, [25, 50, 75])
-        known = [turn["drafting"] for turn in mine if "drafting" in turn]
-        drafting = float(np.mean(known)) / steps if known else None
+        parts = {
+            part: float(np.mean([turn[part] for turn in mine])) / steps
+            for part in ("drafting", "taking")
+            if part in mine[0]
+        }
         rows.append(
             Row(
                 engine=name,
@@ -213,8 +227,9 @@ def compare(engines: dict[str, EngineProcess], requests: int, rounds: int, steps
                 wall=float(np.median([turn["wall"] for turn in mine])) / steps,
                 overhead=float(middle),
                 error=float(1.2533 * (high - low) / 1.349 / np.sqrt(rounds)),
-                drafting=drafting,
-                drafting_share=None if drafting is None else drafting / float(np.median(cpu[PLAIN])),
+                drafting=parts.get("drafting"),
+                taking=parts.get("taking"),
+                plain=float(np.median(cpu[PLAIN])),
             )
         )
     return rows

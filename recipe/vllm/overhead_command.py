@@ -63,7 +63,8 @@ def overhead(
         "wall ms",
         "against plain",
         "drafting, CPU ms",
-        "of plain",
+        "vLLM's third call, CPU ms",
+        "both, of plain",
         title=f"one step of {model}",
     )
     for row in rows:
@@ -74,6 +75,7 @@ def overhead(
             f"{1e3 * row.wall:.3f}",
             f"{100 * row.overhead:+.2f} % ± {100 * row.error:.2f}",
             "" if row.drafting is None else f"{1e3 * row.drafting:.4f}",
-            "" if row.drafting_share is None else f"{100 * row.drafting_share:.2f} %",
+            "" if row.taking is None else f"{1e3 * row.taking:.4f}",
+            "" if row.known_share is None else f"{100 * row.known_share:.2f} %",
         )
     Console(width=max(Console().width, 120)).print(table)

@@ -100,14 +100,15 @@ class Engine:
         ).llm_engine
         self._names: list[str] = []
         self._batches = 0
-        self._drafting = 0.0
-        self._drafts = False
+        self._spent: dict[str, float] = {}
         from redraft.recipe.vllm.proposer import proposers
 
         for proposer in proposers():
-            self._drafts = True
-            for name in ("before_propose", "propose"):
-                setattr(proposer, name, self._timed(getattr(proposer, name)))
+            self._time(proposer, "rests", "drafting")
+            self._time(proposer, "before_propose", "drafting")
+            self._time(proposer, "propose", "drafting")
+        if settings["speculative_config"] is not None:
+            self._time(self._core.engine_core.engine_core.model_executor, "take_draft_token_ids", "taking")
 
     def begin(self, requests: int) -> None:
         """Start a batch of `requests` in place of the one before, and warm it up."""
@@ -134,23 +135,27 @@ class Engine:
             self._core.step()
 
     def steps(self, count: int) -> dict[str, float]:
-        """Make `count` steps; return their CPU and wall seconds, and the CPU seconds of redraft's proposer in them."""
-        self._drafting = 0.0
+        """Make `count` steps; return their CPU and wall seconds, and the CPU seconds in them of redraft's proposer and
+        of asking for the drafts."""
+        self._spent = dict.fromkeys(self._spent, 0.0)
         cpu, wall = time.process_time(), time.perf_counter()
         for _ in range(count):
             self._core.step()
-        took = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
-        return {**took, "drafting": self._drafting} if self._drafts else took
+        return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, **self._spent}
 
-    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+    def _time(self, owner: Any, name: str, what: str) -> None:
+        """Add the CPU time of an object's method to `what`."""
+        method: Callable[..., Any] = getattr(owner, name)
+        self._spent[what] = 0.0
+
         def timed(*args: Any, **kwargs: Any) -> Any:
             started = time.thread_time()
             try:
                 return method(*args, **kwargs)
             finally:
-                self._drafting += time.thread_time() - started
+                self._spent[what] += time.thread_time() - started
 
-        return timed
+        setattr(owner, name, timed)
 
 
 def main() -> None:

@@ -16,7 +16,8 @@ def test_the_overhead_is_that_of_steps_made_at_the_same_time():
     }  # the machine was busy now and then
 
     def engine(name):
-        answers = iter([{}, *({"cpu": cpu, "wall": 2.0, "drafting": 0.01} for cpu in costs[name])])
+        parts = {} if name == PLAIN else {"drafting": 0.01, "taking": 0.02}
+        answers = iter([{}, *({"cpu": cpu, "wall": 2.0, **parts} for cpu in costs[name])])
         return SimpleNamespace(send=lambda order: None, answer=lambda: next(answers))
 
     plain, redraft = compare({name: engine(name) for name in costs}, 16, 4, 10)
@@ -24,4 +25,6 @@ def test_the_overhead_is_that_of_steps_made_at_the_same_time():
     assert redraft.overhead == pytest.approx(0.1)
     assert redraft.error == pytest.approx(0.0, abs=1e-9)
     assert redraft.cpu == pytest.approx(0.165)
-    assert redraft.drafting_share == pytest.approx(0.001 / 0.15)
+    assert (redraft.drafting, redraft.taking) == (pytest.approx(0.001), pytest.approx(0.002))
+    assert redraft.known_share == pytest.approx(0.003 / 0.15)
+    assert (plain.drafting, plain.taking, plain.known_share) == (None, None, None)
