@@ -11,6 +11,8 @@ import os
 import sys
 from dataclasses import asdict
 
+import drafting
+
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the proposer is read in this very process
 
 MAX_MODEL_LEN = 256
@@ -20,25 +22,17 @@ DRAFT_TOKENS = 6
 def main() -> None:
     with open(sys.argv[1]) as file:
         settings = json.load(file)
-    from vllm import LLM, SamplingParams
+    from vllm import SamplingParams
 
     preemptions = count_preemptions()
-    llm = LLM(
+    llm = drafting.make(
         settings["model"],
-        dtype="float32",
-        enforce_eager=True,
+        DRAFT_TOKENS,
         max_model_len=MAX_MODEL_LEN,
         max_num_seqs=16,
         max_num_batched_tokens=64,  # prompts are prefilled in chunks
         enable_chunked_prefill=True,
         num_gpu_blocks_override=8,  # of 128 tokens
-        seed=7,
-        speculative_config={
-            "method": "custom_class",
-            "model": "redraft.recipe.vllm.proposer.RedraftProposer",
-            "num_speculative_tokens": DRAFT_TOKENS,
-        },
-        additional_config={"redraft": {"min_survival": 0.0}},
     )
     from redraft.recipe.vllm.proposer import proposers
 

@@ -6,32 +6,21 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import drafting
+
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 
 def main() -> None:
     with open(sys.argv[1]) as file:
         settings = json.load(file)
-    from vllm import LLM
-
     from redraft.recipe.compatibility.releases import READ, Release
     from redraft.recipe.vllm import versions
     from redraft.recipe.vllm.proposer import RedraftProposer
 
     messages = {}
     try:
-        LLM(
-            settings["model"],
-            dtype="float32",
-            enforce_eager=True,
-            max_model_len=64,
-            speculative_config={
-                "method": "custom_class",
-                "model": "redraft.recipe.vllm.proposer.RedraftProposer",
-                "num_speculative_tokens": 3,
-            },
-            additional_config={"redraft": {"addresses": "nowhere"}},
-        )
+        drafting.make(settings["model"], 3, redraft={"addresses": "nowhere"}, max_model_len=64)
     except Exception as error:
         messages["addresses"] = str(error)
 

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import drafting
+
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the proposer is read in this very process
 
 TOKENS = 200
@@ -19,23 +21,16 @@ TOKENS = 200
 def main() -> None:
     with open(sys.argv[1]) as file:
         settings = json.load(file)
-    from vllm import LLM, SamplingParams
+    from vllm import SamplingParams
 
     from redraft.recipe.vllm.proposer import proposers
 
-    llm = LLM(
+    llm = drafting.make(
         settings["model"],
-        dtype="float32",
-        enforce_eager=True,
+        8,
+        redraft={"addresses": settings["address"], "min_survival": 0.0},
         max_model_len=512,
         max_num_seqs=4,
-        seed=7,
-        speculative_config={
-            "method": "custom_class",
-            "model": "redraft.recipe.vllm.proposer.RedraftProposer",
-            "num_speculative_tokens": 8,
-        },
-        additional_config={"redraft": {"addresses": settings["address"], "min_survival": 0.0}},
     )
     engine, proposer = llm.llm_engine, proposers()[0]
     half, done = Path(settings["half"]), Path(settings["done"])
