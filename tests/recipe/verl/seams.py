@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -414,7 +415,17 @@ def shared_memory_takes_every_weight_across() -> None:
     assert not folder.exists()
 
 
+def a_module_named_in_the_environment_puts_our_server_before_any_engine() -> None:
+    from verl.workers.rollout.replica import RolloutReplicaRegistry
+
+    from redraft.recipe.verl.rollout_server import RedraftReplica
+
+    assert "redraft.recipe.verl.register_server" in sys.modules  # verl imported it
+    assert RolloutReplicaRegistry.get("vllm") is RedraftReplica
+
+
 CHECKS: list[Callable[[], None]] = [
+    a_module_named_in_the_environment_puts_our_server_before_any_engine,
     every_v1_mode_has_a_trainer_over_verls_own,
     the_agent_loop_workers_override_verls_methods,
     an_aborted_request_is_resumed_and_every_attempt_noted,

@@ -14,6 +14,7 @@ import pytest
 pytestmark = [pytest.mark.verl, pytest.mark.vllm]
 
 SCRIPT = Path(__file__).with_name("seams.py")
+MODULES = "redraft.recipe.cpu.platform,redraft.recipe.verl.register_server"
 LAUNCH = """
 import runpy, sys
 from redraft.recipe.cpu.environment import activate
@@ -36,7 +37,7 @@ def results() -> dict[str, str]:
         capture_output=True,
         text=True,
         timeout=300,
-        env=dict(os.environ),
+        env={**os.environ, "VERL_USE_EXTERNAL_MODULES": MODULES},
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
