@@ -13,6 +13,10 @@ def serve_arguments(options: ServerOptions) -> list[str]:
         arguments += ["--window-epochs", str(options.window_epochs)]
     if options.window_tokens is not None:
         arguments += ["--window-tokens", str(options.window_tokens)]
+    if options.age_decay is not None:
+        arguments += ["--age-decay", str(options.age_decay)]
+    if options.reward_weight is not None:
+        arguments += ["--reward-weight", str(options.reward_weight)]
     return arguments + list(options.arguments)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ class ServerOptions:
     data_dir: str | None = None
     window_epochs: int | None = None
     window_tokens: int | None = None
+    age_decay: float | None = None
+    reward_weight: float | None = None
     restarts: int = 3
     insecure: bool = False
     arguments: tuple[str, ...] = ()
@@ -162,6 +165,16 @@ def _server(value: Any) -> ServerOptions:
     for name, low in (("window_epochs", 0), ("window_tokens", 0), ("restarts", 0)):
         if values.get(name) is not None:
             _integer(values, name, low, 2**62, "redraft.server")
+    for name, most, wanted in (
+        ("age_decay", 1.0, "a number above 0, at most 1"),
+        ("reward_weight", math.inf, "a finite number, at least 0"),
+    ):
+        given = values.get(name)
+        if given is not None:
+            number = isinstance(given, (int, float)) and not isinstance(given, bool)
+            good = number and 0 <= given <= most and given < math.inf and (given > 0 or name != "age_decay")
+            _check(good, f"redraft.server.{name}", wanted, given)
+            values[name] = float(given)
     if values.get("restarts", 0) is None:
         values["restarts"] = 0
     arguments = values.get("arguments") or ()

@@ -39,6 +39,9 @@ class Options:
     cost_table: str = ""
     """With budget "auto": file of what a step costs, to begin with (`redraft bench cost-table`). Empty: it is learned
     from the first steps."""
+    calibration_dir: str = ""
+    """Folder that keeps what was learned of the drafts' acceptance, so that a run that starts again goes on from it;
+    a file for each `run`. Empty: each start learns anew."""
     history_tokens: int = 4_000_000
     """Embedded mode: most response tokens kept, about 30 bytes each, indexes included; the prompts whose
     responses are oldest go first. With a server: most response tokens kept for siblings that start late."""
@@ -156,6 +159,7 @@ _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "min_survival": _number,
     "budget": _budget,
     "cost_table": _text,
+    "calibration_dir": _text,
     "history_tokens": _whole,
     "relay": _switch,
     "report_seconds": _number,

@@ -19,6 +19,7 @@ from redraft.auto_budget import PLAIN, AutoBudget, Plan
 from redraft.cost_table import read_cost_table
 from redraft.errors import FailedPrecondition, InvalidArgument
 from redraft.recipe.vllm import exactness, plain_steps, servers, start_up
+from redraft.recipe.vllm.calibration import KeptCalibration
 from redraft.recipe.vllm.groups import Groups
 from redraft.recipe.vllm.options import Options, load_options
 from redraft.recipe.vllm.reporting import Housekeeping, Stats, by_source
@@ -119,6 +120,7 @@ class RedraftProposer:
         self._granted = 0
         self._lock = threading.Lock()
         self._drafter = Drafter(min_survival=options.min_survival)
+        self._calibration = KeptCalibration(options.calibration_dir, options.run, self._drafter, self._logger)
         self._ended = EndedResponses(options.history_tokens)
         self._source = _make_source(options, self._ended)
         self._groups = Groups(self._source, self._ended)
@@ -259,6 +261,7 @@ class RedraftProposer:
                 self._requests.close()
             self._followed.close()
             self._housekeeping.close()
+            self._calibration.close()
             self._source.close()
             self._siblings.close()
 
@@ -340,6 +343,7 @@ class RedraftProposer:
         if idle > IDLE_SECONDS[0] and len(self._requests):
             with self._lock:
                 self._requests.sweep(self._states if idle < IDLE_SECONDS[1] else {})
+        self._calibration.keep()
 
 
 def decoded(scheduler_output: Any) -> tuple[int, int] | None:

@@ -55,6 +55,14 @@ def test_options_are_taken_over() -> None:
         ({"flush_timeout": float("inf")}, "redraft.flush_timeout: inf is not"),
         ({"metrics_file": ""}, "redraft.metrics_file: '' is not a path or null"),
         ({"server": {"restarts": -1}}, "redraft.server.restarts: -1 is not a whole number from 0"),
+        ({"server": {"age_decay": 0}}, "redraft.server.age_decay: 0 is not a number above 0, at most 1"),
+        ({"server": {"age_decay": 1.5}}, "redraft.server.age_decay: 1.5 is not"),
+        (
+            {"server": {"reward_weight": -1}},
+            "redraft.server.reward_weight: -1 is not a finite number, at least 0",
+        ),
+        ({"server": {"reward_weight": float("nan")}}, "redraft.server.reward_weight: nan is not"),
+        ({"server": {"reward_weight": "1"}}, "redraft.server.reward_weight: '1' is not"),
         ({"server": {"arguments": "--grace 3"}}, "redraft.server.arguments: '--grace 3' is not a list"),
     ],
 )
