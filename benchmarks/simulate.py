@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from redraft.auto_budget import PLAIN, AutoBudget
 from redraft.benchmarks.drafters import Redraft
-from redraft.benchmarks.figures import Figures, Int64Array, Rows, survivals
+from redraft.benchmarks.figures import Figures, Int64Array, Rows
+from redraft.benchmarks.oracles import Judge
 from redraft.benchmarks.replay import Watch, replay_epoch
 from redraft.benchmarks.traces import Int32Array, Response, Trace
 from redraft.cost_table import CostTable, read_cost_table
@@ -98,65 +99,6 @@ class Priced(Redraft):
         self.seconds, self.emitted, self.drafting, self.steps = 0.0, 0, 0, 0
 
 
-class Judge(Redraft):
-    """Compares, step by step, the number of tokens that the rule drafts with what hindsight would have drafted.
-
-    The rule knows the table. The oracle chooses another number of the same proposals, likeliest first, knowing how many
-    of them will be accepted; the clairvoyant chooses the tokens themselves. Beside them stands the one length for every
-    request and step that turns out to have been best. All are asked in the states that the rule comes to.
-    """
-
-    def __init__(self, table: CostTable, options: Options) -> None:
-        super().__init__(options.min_survival, policy=options.policy)
-        self._table = table
-        self._whole = Rows(np.empty(0, np.int32), np.zeros(1, np.int32))
-        self._order = np.empty(0, np.int64)
-        self.choices = np.zeros((3, 3))
-        """Rule, oracle, clairvoyant: draft tokens, emitted tokens, seconds."""
-        self.lengths = np.zeros((options.horizon + 1, 2))
-        """Had every request always had so many draft tokens: emitted tokens, seconds."""
-        self.steps = 0
-        """Steps of single requests."""
-
-    def step(self, requests: Int32Array, new: Int32Array, offsets: Int32Array, horizons: Int32Array) -> Rows:
-        """Propose everything; keep what the rule would draft."""
-        batch = self._drafter.step(requests, new, offsets, horizons)
-        self._whole = Rows(batch.token_ids, batch.offsets, batch.probabilities, batch.sources)
-        promised = survivals(batch.probabilities, np.diff(batch.offsets))
-        self._order = np.argsort(-promised, kind="stable")
-        expected = np.concatenate([[0.0], np.cumsum(promised[self._order])])
-        chosen = self._best(len(requests), expected)
-        return _keep(self._whole, self._order[:chosen])
-
-    def watch(self, rows: Rows, accepted: Int64Array, verify: Any) -> None:
-        """Ask all three."""
-        count = len(accepted)
-        right = verify(self._whole)
-        place = np.arange(self._order.size) - np.repeat(
-            self._whole.offsets[:-1], np.diff(self._whole.offsets)
-        )
-        hit = place < np.repeat(right, np.diff(self._whole.offsets))
-        known = np.concatenate([[0], np.cumsum(hit[self._order])]).astype(np.float64)
-        best = self._best(count, known)
-        only = np.arange(int(right.sum()) + 1).astype(np.float64)
-        perfect = self._best(count, only)
-        taken = int(rows.offsets[-1])
-        self.steps += count
-        sizes = np.arange(len(self.lengths))
-        long = np.diff(self._whole.offsets)
-        drafted = np.minimum(long[:, None], sizes).sum(axis=0)
-        self.lengths[:, 0] += count + np.minimum(right[:, None], sizes).sum(axis=0)
-        self.lengths[:, 1] += self._table.seconds_at(count, drafted)
-        for i, (tokens, gained) in enumerate(
-            ((taken, float(accepted.sum())), (best, known[best]), (perfect, float(perfect)))
-        ):
-            self.choices[i] += tokens, count + gained, float(self._table.seconds_at(count, tokens))
-
-    def _best(self, requests: int, gained: Float64Array) -> int:
-        seconds = self._table.seconds_at(requests, np.arange(gained.size))
-        return int(np.argmax((requests + gained) / seconds))
-
-
 def plain_seconds(lengths: Sequence[int], concurrency: int, table: CostTable) -> float:
     """Return the time of plain decoding: responses of so many decode steps, admitted in their order as others end."""
     waiting = iter([length for length in lengths if length > 0])
@@ -187,14 +129,14 @@ def choose(epoch: Sequence[Response], count: int) -> list[Response]:
 def run(trace: Trace, table: CostTable, concurrency: int, options: Options) -> list[dict[str, Any]]:
     """Price the first and the last epoch of a trace: without any history, and with all of it.
 
-    The budget of the last epoch goes on from the first one's, as in a run.
+    What was learned in the first epoch, of costs and of acceptance, is gone on from in the last, as in a run.
     """
     epochs = trace.epochs()
     priced = Priced(table, concurrency, options)
+    judge = Judge(table, options.horizon, options.min_survival, options.policy)
     results = []
     for number in sorted({0, len(epochs) - 1}):
         responses = choose(epochs[number], max(options.least, options.per_slot * concurrency))
-        judge = Judge(table, options)
         figures: dict[str, Any] = {}
         for proposer in (judge, priced):
             proposer.start_epoch(trace.prompts, epochs[:number])
@@ -203,8 +145,6 @@ def run(trace: Trace, table: CostTable, concurrency: int, options: Options) -> l
             replay_epoch(responses, proposer, concurrency, options.horizon, counted, None, watch)
             figures = counted.result()
         plain = plain_seconds([r.token_ids.size - 1 for r in responses], concurrency, table)
-        rule, oracle, clairvoyant = judge.choices[:, 1] / judge.choices[:, 2]
-        by_length = judge.lengths[:, 0] / judge.lengths[:, 1]
         results.append(
             {
                 "file": trace.name,
@@ -216,27 +156,15 @@ def run(trace: Trace, table: CostTable, concurrency: int, options: Options) -> l
                 "seconds": priced.seconds,
                 "speedup": plain / priced.seconds,
                 "time_ratio": priced.seconds / plain,
-                "speedup_known_costs": plain / judge.choices[0, 2],
+                "speedup_known_costs": plain / judge.seconds,
                 "estimated_saving": priced.budget.saving,
                 "tokens_per_step": figures["tokens_per_step"],
                 "drafted_per_step": figures["drafted_per_step"],
                 "steps_with_draft": priced.drafting / max(1, priced.steps),
                 "explored": priced.budget.explored_seconds / max(1e-9, priced.budget.seconds),
-                "rule_of_oracle": rule / oracle,
-                "rule_of_clairvoyant": rule / clairvoyant,
-                "rule_of_best_length": rule / by_length.max(),
-                "best_length": int(by_length.argmax()),
-                "rule_length": judge.choices[0, 0] / judge.steps,
-                "oracle_length": judge.choices[1, 0] / judge.steps,
+                **judge.result(),
             }
         )
         priced.restart()
+        judge.restart()
     return results
-
-
-def _keep(rows: Rows, places: Int64Array) -> Rows:
-    """Return only the tokens at `places`, which are the beginnings of rows."""
-    kept = np.zeros(rows.token_ids.size, bool)
-    kept[places] = True
-    before = np.concatenate([[0], np.cumsum(kept)])
-    return Rows(rows.token_ids[kept], before[rows.offsets].astype(np.int32))

@@ -19,6 +19,8 @@ COLUMNS = {
     "steps_with_draft": "drafting",
     "time_ratio": "time",
     "rule_of_oracle": "of oracle",
+    "rule_of_patient_oracle": "of patient",
+    "rule_of_informed_oracle": "of informed",
     "rule_of_best_length": "of one length",
     "rule_length": "length",
     "oracle_length": "oracle's",
@@ -134,7 +136,9 @@ def _print(results: list[dict[str, Any]]) -> None:
     click.echo("\nOver all cells, the worst:")
     for what, key, pick in (
         ("time over plain decoding's (must be <= 1.02)", "time_ratio", max),
-        ("of the oracle's choice of the number of tokens, step by step", "rule_of_oracle", min),
+        ("of an oracle's choice of the number of tokens, knowing each step's luck", "rule_of_oracle", min),
+        ("of the same that maximises over all steps, not each", "rule_of_patient_oracle", min),
+        ("of one that knows how often such tokens are accepted, not which", "rule_of_informed_oracle", min),
         ("of the best single length in hindsight", "rule_of_best_length", min),
     ):
         entry = pick(results, key=lambda entry: float(entry[key]))
