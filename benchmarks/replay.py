@@ -167,6 +167,7 @@ def replay_epoch(
     new, offsets = empty, np.zeros(1, np.int32)
     told = 0
     changed = True
+    knowing = proposer if isinstance(proposer, KnowingProposer) else None
     while True:
         if changed:
             admitted = queue.admit(concurrency - number.size)
@@ -183,9 +184,9 @@ def replay_epoch(
             changed = False
         left = end - at
         began = time.perf_counter()
-        if isinstance(proposer, KnowingProposer):
+        if knowing is not None:
             told_truth = partial(_verify_some, truth=truth, at=at, left=left)
-            rows = proposer.step_knowing(handles, new, offsets, horizons, told_truth)
+            rows = knowing.step_knowing(handles, new, offsets, horizons, told_truth)
         else:
             rows = proposer.step(handles, new, offsets, horizons)
         draft_us = (time.perf_counter() - began) * 1e6 / number.size
