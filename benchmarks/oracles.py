@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from redraft.benchmarks.drafters import Redraft
-from redraft.benchmarks.figures import Int64Array, Rows, survivals
+from redraft.benchmarks.figures import Float32Array, Int64Array, Rows, survivals
 from redraft.benchmarks.traces import Int32Array
 from redraft.cost_table import CostTable
 from redraft.going_rate import GoingRate
@@ -23,29 +24,33 @@ ROUNDS = 6
 
 
 @dataclass
-class _State:
+class State:
     """One step: what the rule had to choose from."""
 
     requests: int
-    promised: Float64Array
+    promised: Float32Array
     """Shape (k,): survivals, falling."""
     hit: npt.NDArray[np.bool_]
     """Shape (k,): whether each of these tokens is accepted."""
 
 
 @dataclass
-class _Sums:
+class Sums:
+    """What steps took and brought."""
+
     draft_tokens: int = 0
     emitted: float = 0.0
     seconds: float = 0.0
 
     def add(self, draft_tokens: int, emitted: float, seconds: float) -> None:
+        """Add a step."""
         self.draft_tokens += draft_tokens
         self.emitted += emitted
         self.seconds += seconds
 
     @property
     def rate(self) -> float:
+        """Emitted tokens a second."""
         return self.emitted / self.seconds if self.seconds else 0.0
 
 
@@ -74,15 +79,15 @@ class Judge(Redraft):
         self._prices: dict[int, Float64Array] = {}
         self._whole = Rows(np.empty(0, np.int32), np.zeros(1, np.int32))
         self._order = np.empty(0, np.int64)
-        self._promised = np.empty(0)
+        self._promised = np.empty(0, np.float32)
         self._rate = GoingRate()
         self._horizon = horizon
         self.restart()
 
     def restart(self) -> None:
         """Count anew; what was learned stays."""
-        self._states: list[_State] = []
-        self._rule, self._oracle, self._clairvoyant = _Sums(), _Sums(), _Sums()
+        self._states: list[State] = []
+        self._rule, self._oracle, self._clairvoyant = Sums(), Sums(), Sums()
         self._lengths = np.zeros((self._horizon + 1, 2))  # by length: emitted tokens, seconds
 
     @property
@@ -96,7 +101,7 @@ class Judge(Redraft):
         self._whole = Rows(batch.token_ids, batch.offsets, batch.probabilities, batch.sources)
         promised = survivals(batch.probabilities, np.diff(batch.offsets))
         self._order = np.argsort(-promised, kind="stable")
-        self._promised = promised[self._order]
+        self._promised = promised[self._order].astype(np.float32)
         count = len(requests)
         prices = self._seconds(count, promised.size)
         rate = self._rate.gain(count) * count / float(prices[0])
@@ -124,7 +129,7 @@ class Judge(Redraft):
         drafted = np.minimum(long[:, None], sizes).sum(axis=0)
         self._lengths[:, 0] += count + np.minimum(right[:, None], sizes).sum(axis=0)
         self._lengths[:, 1] += prices[drafted]
-        self._states.append(_State(count, self._promised.astype(np.float32), hit))
+        self._states.append(State(count, self._promised, hit))
 
     def result(self) -> dict[str, Any]:
         """Return the rule's tokens a second over each other's, and draft tokens a request and step."""
@@ -164,29 +169,38 @@ class Judge(Redraft):
         ends = np.cumsum([state.hit.size for state in self._states])[:-1]
         return [_from_zero(part) for part in np.split(often[classes], ends)]
 
-    def _reached(self, gained: list[Float64Array]) -> _Sums:
-        """Return what is reached by maximising tokens a second over all steps with about as many requests, if
-        `gained[i][k]` were accepted of k tokens at step i."""
-        total = _Sums()
+    def _reached(self, gained: list[Float64Array]) -> Sums:
         by_requests: dict[int, list[int]] = {}
         for i, state in enumerate(self._states):
             by_requests.setdefault(state.requests.bit_length(), []).append(i)
+        total = Sums()
         for places in by_requests.values():
-            rate, sums = 0.0, _Sums()
-            for _ in range(ROUNDS):
-                believed, sums = _Sums(), _Sums()
-                for i in places:
-                    state = self._states[i]
-                    prices = self._prices[state.requests]
-                    taken = _choice(state.requests, gained[i], prices, rate)
-                    seconds = float(prices[taken])
-                    believed.add(taken, state.requests + float(gained[i][taken]), seconds)
-                    sums.add(taken, state.requests + float(state.hit[:taken].sum()), seconds)
-                if abs(believed.rate - rate) < 1e-4 * rate:
-                    break
-                rate = believed.rate
-            total.add(sums.draft_tokens, sums.emitted, sums.seconds)
+            states = [self._states[i] for i in places]
+            part = best_of_all(states, [gained[i] for i in places], self._prices)
+            total.add(part.draft_tokens, part.emitted, part.seconds)
         return total
+
+
+def best_of_all(states: list[State], gained: list[Float64Array], prices: Mapping[int, Float64Array]) -> Sums:
+    """Return what is reached by the numbers of tokens that bring most a second over all steps, not in each.
+
+    Args:
+        states: the steps.
+        gained: for each, how many tokens are believed to be accepted, by number drafted from 0 on.
+        prices: by requests: what a step costs, by draft tokens from 0 on.
+    """
+    rate, sums = 0.0, Sums()
+    for _ in range(ROUNDS):
+        believed, sums = Sums(), Sums()
+        for state, accepted in zip(states, gained, strict=True):
+            taken = _choice(state.requests, accepted, prices[state.requests], rate)
+            seconds = float(prices[state.requests][taken])
+            believed.add(taken, state.requests + float(accepted[taken]), seconds)
+            sums.add(taken, state.requests + int(state.hit[:taken].sum()), seconds)
+        if abs(believed.rate - rate) <= 1e-6 * rate:
+            break
+        rate = believed.rate
+    return sums
 
 
 def _choice(requests: int, gained: npt.NDArray[Any], prices: Float64Array, rate: float = 0.0) -> int:

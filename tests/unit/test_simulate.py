@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from redraft.benchmarks.oracles import State, best_of_all
 from redraft.benchmarks.simulate import Options, choose, plain_seconds, run
 from redraft.benchmarks.simulate_command import simulate, switches_off
 from redraft.benchmarks.traces import Response, Trace
@@ -55,8 +57,28 @@ def test_free_drafts_are_made_and_dear_ones_are_not(at_once: int):
     for result in (free, dear):
         assert 0.9 < result["rule_of_oracle"] <= 1 + 1e-9
         assert result["rule_of_best_length"] > 0.95
+        assert result["rule_of_informed_oracle"] > 0.95
+        assert result["rule_of_patient_oracle"] <= result["rule_of_informed_oracle"] + 1e-3
         assert result["rule_of_clairvoyant"] <= result["rule_of_oracle"] + 1e-9
         assert result["speedup"] <= 1.05 * result["speedup_known_costs"]
+
+
+def test_an_oracle_of_all_steps_is_patient_where_that_pays():
+    draw = np.random.default_rng(0)
+    prices = {2: 3 + 0.4 * np.arange(6)}
+    states, gained = [], []
+    for _ in range(5):
+        hit = draw.random(5) < 0.6
+        states.append(State(2, np.full(5, 0.6, np.float32), hit))
+        gained.append(np.concatenate([[0.0], np.cumsum(hit)]))
+    best = best_of_all(states, gained, prices)
+    rates = [
+        sum(2 + gained[i][k] for i, k in enumerate(numbers)) / sum(prices[2][k] for k in numbers)
+        for numbers in itertools.product(range(6), repeat=5)
+    ]
+    assert best.rate == pytest.approx(max(rates))
+    unknowing = best_of_all(states, [0.0 * each for each in gained], prices)
+    assert (unknowing.draft_tokens, unknowing.emitted) == (0, 10)
 
 
 def test_the_command_prices_with_shipped_tables(tmp_path: Path):
