@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,30 +21,58 @@ ROUNDS = 6
 """Of finding the rate that a choice reaches; it hardly changes after the third."""
 
 
-@dataclass
-class State:
-    """One step: what the rule had to choose from."""
+class Prices:
+    """What steps cost by a table, looked up quickly."""
 
-    requests: int
-    promised: Float32Array
-    """Shape (k,): survivals, falling."""
-    hit: npt.NDArray[np.bool_]
-    """Shape (k,): whether each of these tokens is accepted."""
+    def __init__(self, table: CostTable) -> None:
+        self._table = table
+        self._prices: dict[int, Float64Array] = {}
+
+    def of(self, requests: int, draft_tokens: int) -> Float64Array:
+        """Return the seconds of a step with 0, 1 ... draft tokens, to `draft_tokens` at least, float64."""
+        prices = self._prices.get(requests)
+        if prices is None or prices.size <= draft_tokens:
+            tokens = np.arange(max(64, 2 * draft_tokens) + 1)
+            prices = self._prices[requests] = self._table.seconds_at(requests, tokens)
+        return prices
 
 
-@dataclass
-class Sums:
+class Steps(NamedTuple):
+    """Steps, with what could have been drafted in them, likeliest first. Ragged: step i's entries, one for each number
+    of draft tokens from 0 on, are `[begins[i]:begins[i + 1]]` of the last three."""
+
+    requests: Int64Array
+    """Shape (n,)."""
+    begins: Int64Array
+    """Shape (n + 1,)."""
+    seconds: Float64Array
+    gained: Float64Array
+    """Tokens believed to be accepted."""
+    accepted: Float64Array
+    """Tokens that are."""
+
+    def at(self, places: npt.NDArray[np.bool_]) -> Steps:
+        """Return some of the steps; `places` has shape (n,)."""
+        sizes = np.diff(self.begins)
+        entries = np.repeat(places, sizes)
+        begins = np.concatenate([[0], np.cumsum(sizes[places])])
+        return Steps(
+            self.requests[places],
+            begins,
+            *(each[entries] for each in (self.seconds, self.gained, self.accepted)),
+        )
+
+
+class Sums(NamedTuple):
     """What steps took and brought."""
 
-    draft_tokens: int = 0
+    draft_tokens: float = 0.0
     emitted: float = 0.0
     seconds: float = 0.0
 
-    def add(self, draft_tokens: int, emitted: float, seconds: float) -> None:
-        """Add a step."""
-        self.draft_tokens += draft_tokens
-        self.emitted += emitted
-        self.seconds += seconds
+    def plus(self, more: Sums) -> Sums:
+        """Return both together."""
+        return Sums(*(a + b for a, b in zip(self, more, strict=True)))
 
     @property
     def rate(self) -> float:
@@ -75,20 +101,22 @@ class Judge(Redraft):
 
     def __init__(self, table: CostTable, horizon: int, min_survival: float, policy: str) -> None:
         super().__init__(min_survival, policy=policy)
-        self._table = table
-        self._prices: dict[int, Float64Array] = {}
+        self._prices = Prices(table)
+        self._horizon = horizon
+        self._rate = GoingRate()
         self._whole = Rows(np.empty(0, np.int32), np.zeros(1, np.int32))
         self._order = np.empty(0, np.int64)
         self._promised = np.empty(0, np.float32)
-        self._rate = GoingRate()
-        self._horizon = horizon
         self.restart()
 
     def restart(self) -> None:
         """Count anew; what was learned stays."""
-        self._states: list[State] = []
-        self._rule, self._oracle, self._clairvoyant = Sums(), Sums(), Sums()
-        self._lengths = np.zeros((self._horizon + 1, 2))  # by length: emitted tokens, seconds
+        self._rule = Sums()
+        # Of each step: draft tokens of each row, those of them that are right, survivals and whether each is right.
+        self._lengths: list[Int64Array] = []
+        self._right: list[Int64Array] = []
+        self._promises: list[Float32Array] = []
+        self._hits: list[npt.NDArray[np.bool_]] = []
 
     @property
     def seconds(self) -> float:
@@ -102,111 +130,129 @@ class Judge(Redraft):
         promised = survivals(batch.probabilities, np.diff(batch.offsets))
         self._order = np.argsort(-promised, kind="stable")
         self._promised = promised[self._order].astype(np.float32)
-        count = len(requests)
-        prices = self._seconds(count, promised.size)
+        count, most = len(requests), promised.size
+        prices = self._prices.of(count, most)[: most + 1]
         rate = self._rate.gain(count) * count / float(prices[0])
-        chosen = _choice(count, _from_zero(self._promised), prices, rate)
-        return _keep(self._whole, self._order[:chosen])
+        emitted = count + _from_zero(self._promised)
+        chosen = int(np.argmax(emitted - rate * prices if rate else emitted / prices))
+        return self._whole if chosen == most else _keep(self._whole, self._order[:chosen])
 
     def watch(self, rows: Rows, accepted: Int64Array, verify: Any) -> None:
-        """Ask those that need this step only, and remember it for the others."""
-        count = len(accepted)
-        right = verify(self._whole)
+        """Count what the rule took and brought; remember the step for all others."""
+        count, taken = len(accepted), int(rows.offsets[-1])
+        right = accepted if rows is self._whole else verify(self._whole)
         long = np.diff(self._whole.offsets)
         place = np.arange(self._order.size) - np.repeat(self._whole.offsets[:-1], long)
-        hit = (place < np.repeat(right, long))[self._order]
-        prices = self._seconds(count, self._order.size)
-        known = _from_zero(hit)
-        taken = int(rows.offsets[-1])
-        emitted = count + float(accepted.sum())
-        self._rule.add(taken, emitted, float(prices[taken]))
-        self._rate.observe(count, emitted, float(prices[taken] / prices[0]))
-        best = _choice(count, known, prices)
-        self._oracle.add(best, count + float(known[best]), float(prices[best]))
-        perfect = _choice(count, np.arange(int(right.sum()) + 1), prices[: int(right.sum()) + 1])
-        self._clairvoyant.add(perfect, count + perfect, float(prices[perfect]))
-        sizes = np.arange(len(self._lengths))
-        drafted = np.minimum(long[:, None], sizes).sum(axis=0)
-        self._lengths[:, 0] += count + np.minimum(right[:, None], sizes).sum(axis=0)
-        self._lengths[:, 1] += prices[drafted]
-        self._states.append(State(count, self._promised, hit))
+        prices = self._prices.of(count, taken)
+        emitted, seconds = count + int(accepted.sum()), float(prices[taken])
+        self._rule = self._rule.plus(Sums(taken, emitted, seconds))
+        self._rate.observe(count, emitted, seconds / float(prices[0]))
+        self._lengths.append(long)
+        self._right.append(right)
+        self._promises.append(self._promised)
+        self._hits.append((place < np.repeat(right, long))[self._order])
 
     def result(self) -> dict[str, Any]:
         """Return the rule's tokens a second over each other's, and draft tokens a request and step."""
-        by_length = self._lengths[:, 0] / self._lengths[:, 1]
-        patient = self._reached([_from_zero(state.hit) for state in self._states])
-        informed = self._reached(self._informed())
-        steps = sum(state.requests for state in self._states)
+        requests = np.asarray([long.size for long in self._lengths])
+        drafted = np.asarray([hits.size for hits in self._hits])
+        hits, promises = np.concatenate(self._hits), np.concatenate(self._promises)
+        classes = (promises * (BINS - 1e-3)).astype(np.int64)
+        often = np.bincount(classes, hits, BINS) / np.maximum(1, np.bincount(classes, minlength=BINS))
+        steps = self._steps(requests, drafted, hits, hits)
+        oracle = chosen(steps)
+        right = np.asarray([part.sum() for part in self._right])
+        clairvoyant = chosen(self._steps(requests, right, *[np.ones(int(right.sum()))] * 2))
+        by_length = self._by_length(requests)
+        count = int(requests.sum())
         return {
-            "rule_of_oracle": self._rule.rate / self._oracle.rate,
-            "rule_of_patient_oracle": self._rule.rate / patient.rate,
-            "rule_of_informed_oracle": self._rule.rate / informed.rate,
-            "rule_of_clairvoyant": self._rule.rate / self._clairvoyant.rate,
+            "rule_of_oracle": self._rule.rate / oracle.rate,
+            "rule_of_patient_oracle": self._rule.rate / _by_requests(steps).rate,
+            "rule_of_informed_oracle": self._rule.rate
+            / _by_requests(self._steps(requests, drafted, often[classes], hits)).rate,
+            "rule_of_clairvoyant": self._rule.rate / clairvoyant.rate,
             "rule_of_best_length": self._rule.rate / float(by_length.max()),
             "best_length": int(by_length.argmax()),
-            "rule_length": self._rule.draft_tokens / steps,
-            "oracle_length": self._oracle.draft_tokens / steps,
+            "rule_length": self._rule.draft_tokens / count,
+            "oracle_length": oracle.draft_tokens / count,
         }
 
-    def _seconds(self, requests: int, draft_tokens: int) -> Float64Array:
-        """Return what 0, 1 ... draft tokens cost, to `draft_tokens` at least."""
-        prices = self._prices.get(requests)
-        if prices is None or prices.size <= draft_tokens:
-            tokens = np.arange(max(64, 2 * draft_tokens) + 1)
-            prices = self._prices[requests] = self._table.seconds_at(requests, tokens)
-        return prices
+    def _steps(
+        self, requests: Int64Array, drafted: Int64Array, gained: npt.NDArray[Any], accepted: npt.NDArray[Any]
+    ) -> Steps:
+        """Return steps of so many requests and tokens; the last two say of each token what it brings."""
+        begins = np.concatenate([[0], np.cumsum(drafted + 1)])
+        seconds = [
+            self._prices.of(r, k)[: k + 1] for r, k in zip(requests.tolist(), drafted.tolist(), strict=True)
+        ]
+        after = np.ones(int(begins[-1]), bool)
+        after[begins[:-1]] = False
+        sums = []
+        for each in (gained, accepted):
+            entries = np.zeros(int(begins[-1]))
+            entries[after] = each
+            so_far = np.cumsum(entries)
+            sums.append(so_far - np.repeat(so_far[begins[:-1]], drafted + 1))
+        return Steps(requests, begins, np.concatenate(seconds), *sums)
 
-    def _informed(self) -> list[Float64Array]:
-        """Return each step's expected accepted tokens by number drafted, by how often its classes were accepted."""
-        if not self._states:
-            return []
-        hit = np.concatenate([state.hit for state in self._states])
-        classes = (np.concatenate([state.promised for state in self._states]) * (BINS - 1e-3)).astype(
-            np.int64
-        )
-        drafted = np.bincount(classes, minlength=BINS)
-        often = np.bincount(classes, weights=hit, minlength=BINS) / np.maximum(1, drafted)
-        ends = np.cumsum([state.hit.size for state in self._states])[:-1]
-        return [_from_zero(part) for part in np.split(often[classes], ends)]
-
-    def _reached(self, gained: list[Float64Array]) -> Sums:
-        by_requests: dict[int, list[int]] = {}
-        for i, state in enumerate(self._states):
-            by_requests.setdefault(state.requests.bit_length(), []).append(i)
-        total = Sums()
-        for places in by_requests.values():
-            states = [self._states[i] for i in places]
-            part = best_of_all(states, [gained[i] for i in places], self._prices)
-            total.add(part.draft_tokens, part.emitted, part.seconds)
-        return total
+    def _by_length(self, requests: Int64Array) -> Float64Array:
+        """Return tokens a second, had every request always had 0, 1 ... draft tokens at most."""
+        step = np.repeat(np.arange(requests.size), requests)
+        long, right = np.concatenate(self._lengths), np.concatenate(self._right)
+        rates = []
+        for length in range(self._horizon + 1):
+            drafted = np.bincount(step, np.minimum(long, length), requests.size).astype(np.int64)
+            seconds = sum(
+                float(self._prices.of(r, k)[k])
+                for r, k in zip(requests.tolist(), drafted.tolist(), strict=True)
+            )
+            rates.append((long.size + int(np.minimum(right, length).sum())) / seconds)
+        return np.asarray(rates)
 
 
-def best_of_all(states: list[State], gained: list[Float64Array], prices: Mapping[int, Float64Array]) -> Sums:
-    """Return what is reached by the numbers of tokens that bring most a second over all steps, not in each.
+def chosen(steps: Steps, rate: float = 0.0) -> Sums:
+    """Return what is reached by the numbers of tokens that are worth most, each step by itself: as `Drafter.step`
+    chooses them.
 
     Args:
-        states: the steps.
-        gained: for each, how many tokens are believed to be accepted, by number drafted from 0 on.
-        prices: by requests: what a step costs, by draft tokens from 0 on.
+        steps: what there is to choose from.
+        rate: tokens that a second is worth; 0: what the step itself makes of it.
     """
+    return _chosen(steps, rate)[0]
+
+
+def best_of_all(steps: Steps) -> Sums:
+    """Return what is reached by the numbers of tokens that bring most a second over all steps, not in each."""
     rate, sums = 0.0, Sums()
     for _ in range(ROUNDS):
-        believed, sums = Sums(), Sums()
-        for state, accepted in zip(states, gained, strict=True):
-            taken = _choice(state.requests, accepted, prices[state.requests], rate)
-            seconds = float(prices[state.requests][taken])
-            believed.add(taken, state.requests + float(accepted[taken]), seconds)
-            sums.add(taken, state.requests + int(state.hit[:taken].sum()), seconds)
+        sums, believed = _chosen(steps, rate)
         if abs(believed.rate - rate) <= 1e-6 * rate:
             break
         rate = believed.rate
     return sums
 
 
-def _choice(requests: int, gained: npt.NDArray[Any], prices: Float64Array, rate: float = 0.0) -> int:
-    """Return the number of tokens that is worth most: as `Drafter.step` chooses it."""
-    emitted, seconds = requests + gained, prices[: gained.size]
-    return int(np.argmax(emitted - rate * seconds if rate else emitted / seconds))
+def _chosen(steps: Steps, rate: float) -> tuple[Sums, Sums]:
+    """Return what is reached, and what is believed to be."""
+    if not steps.requests.size:
+        return Sums(), Sums()
+    begins, sizes = steps.begins[:-1], np.diff(steps.begins)
+    emitted = np.repeat(steps.requests, sizes) + steps.gained
+    worth = emitted - rate * steps.seconds if rate else emitted / steps.seconds
+    best = np.flatnonzero(worth == np.repeat(np.maximum.reduceat(worth, begins), sizes))
+    taken = best[np.searchsorted(best, begins)]  # the fewest tokens among equals
+    draft_tokens, seconds = float((taken - begins).sum()), float(steps.seconds[taken].sum())
+    reached = float(steps.requests.sum() + steps.accepted[taken].sum())
+    return Sums(draft_tokens, reached, seconds), Sums(draft_tokens, float(emitted[taken].sum()), seconds)
+
+
+def _by_requests(steps: Steps) -> Sums:
+    """Return the best of all steps with about as many requests, together."""
+    octaves = np.frexp(steps.requests)[1]
+    total = Sums()
+    for octave in np.unique(octaves):
+        total = total.plus(best_of_all(steps.at(octaves == octave)))
+    return total
 
 
 def _from_zero(each: npt.NDArray[Any]) -> Float64Array:

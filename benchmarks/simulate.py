@@ -19,7 +19,7 @@ import numpy.typing as npt
 from redraft.auto_budget import PLAIN, AutoBudget
 from redraft.benchmarks.drafters import Redraft
 from redraft.benchmarks.figures import Figures, Int64Array, Rows
-from redraft.benchmarks.oracles import Judge
+from redraft.benchmarks.oracles import Judge, Prices
 from redraft.benchmarks.replay import Watch, replay_epoch
 from redraft.benchmarks.traces import Int32Array, Response, Trace
 from redraft.cost_table import CostTable, read_cost_table
@@ -64,7 +64,7 @@ class Priced(Redraft):
 
     def __init__(self, table: CostTable, concurrency: int, options: Options) -> None:
         super().__init__(options.min_survival, policy=options.policy)
-        self._table = table
+        self._prices = Prices(table)
         self._noise = options.noise
         self._draw = np.random.default_rng(concurrency)
         self.budget = AutoBudget(concurrency * options.horizon)
@@ -86,7 +86,7 @@ class Priced(Redraft):
         """Price a step."""
         count, tokens = len(accepted), int(rows.offsets[-1])
         emitted = int(accepted.sum()) + count
-        seconds = float(self._table.seconds_at(count, tokens))
+        seconds = float(self._prices.of(count, tokens)[tokens])
         self.seconds += seconds
         self.emitted += emitted
         self.steps += 1

@@ -26,6 +26,11 @@ COLUMNS = {
     "oracle_length": "oracle's",
 }
 
+NEAR = 0.95
+"""Share of an oracle's tokens a second that the budget is to reach."""
+SHOWN = 20
+"""Most cells that are named for not reaching it."""
+
 
 @click.command()
 @trace_options
@@ -142,5 +147,16 @@ def _print(results: list[dict[str, Any]]) -> None:
         ("of the best single length in hindsight", "rule_of_best_length", min),
     ):
         entry = pick(results, key=lambda entry: float(entry[key]))
-        where = f"{entry['file']}, {entry['table']}, {entry['concurrency']} at once, epoch {entry['epoch']}"
-        click.echo(f"  {what}: {entry[key]:.3f} ({where})")
+        click.echo(f"  {what}: {entry[key]:.3f} ({_cell(entry)})")
+    for key, who in (
+        ("rule_of_oracle", "the oracle that knows each step's luck"),
+        ("rule_of_informed_oracle", "the informed one"),
+    ):
+        below = sorted((entry for entry in results if entry[key] < NEAR), key=lambda entry: float(entry[key]))
+        click.echo(f"\nBelow {NEAR} of {who}: {len(below)} of {len(results)} cells")
+        for entry in below[:SHOWN]:
+            click.echo(f"  {entry[key]:.3f}: {_cell(entry)}")
+
+
+def _cell(entry: dict[str, Any]) -> str:
+    return f"{entry['file']}, {entry['table']}, {entry['concurrency']} at once, epoch {entry['epoch']}"

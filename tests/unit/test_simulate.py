@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from redraft.benchmarks.oracles import State, best_of_all
+from redraft.benchmarks.oracles import Steps, best_of_all, chosen
 from redraft.benchmarks.simulate import Options, choose, plain_seconds, run
 from redraft.benchmarks.simulate_command import simulate, switches_off
 from redraft.benchmarks.traces import Response, Trace
@@ -64,21 +64,24 @@ def test_free_drafts_are_made_and_dear_ones_are_not(at_once: int):
 
 
 def test_an_oracle_of_all_steps_is_patient_where_that_pays():
-    draw = np.random.default_rng(0)
-    prices = {2: 3 + 0.4 * np.arange(6)}
-    states, gained = [], []
-    for _ in range(5):
-        hit = draw.random(5) < 0.6
-        states.append(State(2, np.full(5, 0.6, np.float32), hit))
-        gained.append(np.concatenate([[0.0], np.cumsum(hit)]))
-    best = best_of_all(states, gained, prices)
+    promised = np.asarray([0.1, 0.3, 0.5, 0.8, 0.95])[:, None] ** np.arange(1, 6)
+    gained = np.concatenate([np.zeros((5, 1)), promised.cumsum(axis=1)], axis=1)
+    seconds = np.tile(1 + 0.1 * np.arange(6), 5)
+    steps = Steps(np.full(5, 2), np.arange(0, 31, 6), seconds, gained.ravel(), gained.ravel())
     rates = [
-        sum(2 + gained[i][k] for i, k in enumerate(numbers)) / sum(prices[2][k] for k in numbers)
+        (10 + sum(gained[i, k] for i, k in enumerate(numbers))) / sum(seconds[k] for k in numbers)
         for numbers in itertools.product(range(6), repeat=5)
     ]
-    assert best.rate == pytest.approx(max(rates))
-    unknowing = best_of_all(states, [0.0 * each for each in gained], prices)
-    assert (unknowing.draft_tokens, unknowing.emitted) == (0, 10)
+    assert best_of_all(steps).rate == pytest.approx(max(rates))
+    alone = [int(np.argmax((2 + each) / seconds[:6])) for each in gained]
+    assert chosen(steps) == pytest.approx(
+        (sum(alone), 10 + gained[range(5), alone].sum(), seconds[alone].sum())
+    )
+    assert chosen(steps).rate < max(rates)
+    unknowing = steps._replace(gained=0 * steps.gained)
+    assert best_of_all(unknowing) == pytest.approx((0, 10, 5))
+    few = steps.at(np.asarray([False, True, False, True, False]))
+    assert few.accepted.tolist() == gained[[1, 3]].ravel().tolist()
 
 
 def test_the_command_prices_with_shipped_tables(tmp_path: Path):
@@ -104,6 +107,7 @@ def test_the_command_prices_with_shipped_tables(tmp_path: Path):
     printed = CliRunner().invoke(simulate, arguments).output
     assert "time over plain decoding's" in printed
     assert "hardly anything is drafted" in printed
+    assert "of the informed one: 0 of 4 cells" in printed
 
 
 def test_where_drafting_switches_off_is_the_fewest_requests_beyond_which_it_is_rare():
