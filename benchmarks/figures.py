@@ -207,6 +207,8 @@ def survivals(probabilities: Float32Array, lengths: Int32Array) -> Float64Array:
         probabilities: float32, shape (t,): given that all before it in its row were accepted.
         lengths: int32, shape (b,): of the rows.
     """
+    if len(lengths) == 1:
+        return np.multiply.accumulate(probabilities, dtype=np.float64)
     logs = np.concatenate([[0.0], np.cumsum(np.log(np.maximum(probabilities, 1e-9, dtype=np.float64)))])
     begins = np.cumsum(lengths) - lengths
     return np.asarray(np.exp(logs[1:] - np.repeat(logs[begins], lengths)))

@@ -127,9 +127,13 @@ class Judge(Redraft):
         """Propose everything; keep what the rule would draft."""
         batch = self._drafter.step(requests, new, offsets, horizons)
         self._whole = Rows(batch.token_ids, batch.offsets, batch.probabilities, batch.sources)
-        promised = survivals(batch.probabilities, np.diff(batch.offsets))
-        self._order = np.argsort(-promised, kind="stable")
-        self._promised = promised[self._order].astype(np.float32)
+        promised = survivals(batch.probabilities, batch.offsets[1:] - batch.offsets[:-1])
+        if len(requests) > 1:
+            self._order = (-promised).argsort(kind="stable")
+            promised = promised[self._order]
+        else:
+            self._order = np.arange(promised.size)
+        self._promised = promised.astype(np.float32)
         count, most = len(requests), promised.size
         prices = self._prices.of(count, most)[: most + 1]
         rate = self._rate.gain(count) * count / float(prices[0])
@@ -141,8 +145,9 @@ class Judge(Redraft):
         """Count what the rule took and brought; remember the step for all others."""
         count, taken = len(accepted), int(rows.offsets[-1])
         right = accepted if rows is self._whole else verify(self._whole)
-        long = np.diff(self._whole.offsets)
-        place = np.arange(self._order.size) - np.repeat(self._whole.offsets[:-1], long)
+        begins = self._whole.offsets[:-1]
+        long = self._whole.offsets[1:] - begins
+        place = self._order - begins.repeat(long)[self._order]
         prices = self._prices.of(count, taken)
         emitted, seconds = count + int(accepted.sum()), float(prices[taken])
         self._rule = self._rule.plus(Sums(taken, emitted, seconds))
@@ -150,7 +155,7 @@ class Judge(Redraft):
         self._lengths.append(long)
         self._right.append(right)
         self._promises.append(self._promised)
-        self._hits.append((place < np.repeat(right, long))[self._order])
+        self._hits.append(place < right.repeat(long)[self._order])
 
     def result(self) -> dict[str, Any]:
         """Return the rule's tokens a second over each other's, and draft tokens a request and step."""
@@ -257,7 +262,7 @@ def _by_requests(steps: Steps) -> Sums:
 
 def _from_zero(each: npt.NDArray[Any]) -> Float64Array:
     sums = np.zeros(each.size + 1)
-    np.cumsum(each, out=sums[1:])
+    each.cumsum(out=sums[1:])
     return sums
 
 

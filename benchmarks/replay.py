@@ -198,11 +198,11 @@ def replay_epoch(
         emitted = np.minimum(accepted + 1, left)
         tally.add(rows, accepted, emitted, at - begin, turn, draft_us)
         offsets = np.zeros(number.size + 1, np.int32)
-        np.cumsum(emitted, out=offsets[1:])
+        emitted.cumsum(out=offsets[1:])
         came = int(offsets[-1])
         if came >= counting.size:
             counting = np.arange(2 * came)
-        new = truth[np.repeat(at - offsets[:-1], emitted) + counting[:came]]
+        new = truth[(at - offsets[:-1]).repeat(emitted) + counting[:came]]
         at = at + emitted
         told += came
         if progress is not None and told >= PROGRESS_TOKENS:
@@ -232,14 +232,18 @@ def _verify(
     count = rows.token_ids.size
     if not count:
         return np.zeros(len(offsets) - 1, np.int64)
+    if len(offsets) == 2:
+        place = int(at[0])
+        misses = (truth[place : place + count] != rows.token_ids).nonzero()[0]
+        return np.asarray([min(int(misses[0]) if misses.size else count, int(left[0]))])
     begins = offsets[:-1]
     lengths = offsets[1:] - begins
     numbers = np.arange(count) if counting is None else counting[:count]
     wrong = np.empty(count + 1, np.int64)
     wrong[0] = 0
-    np.cumsum(truth[np.repeat(at - begins, lengths) + numbers] != rows.token_ids, out=wrong[1:])
+    (truth[(at - begins).repeat(lengths) + numbers] != rows.token_ids).cumsum(out=wrong[1:])
     right = np.zeros(count + 1, np.int64)
-    np.cumsum(wrong[1:] == np.repeat(wrong[begins], lengths), out=right[1:])
+    (wrong[1:] == wrong[begins].repeat(lengths)).cumsum(out=right[1:])
     return np.asarray(np.minimum(right[offsets[1:]] - right[begins], left))
 
 
