@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,7 +85,8 @@ class Judge(Redraft):
     """Compares, step by step, the number of tokens that the rule drafts with what others would have drafted.
 
     The rule knows the table and no more. All others choose another number of the same proposals, likeliest first, in
-    the states that the rule comes to:
+    the states that the rule comes to; compared is the time that they would have taken for the rule's tokens, with as
+    many requests at once (numbers between two powers of two taken together):
 
     - the oracle knows, at each step, which of them will be accepted, and takes the most tokens a second of that step;
     - the patient oracle knows the same and maximises tokens a second over all steps instead;
@@ -111,7 +113,7 @@ class Judge(Redraft):
 
     def restart(self) -> None:
         """Count anew; what was learned stays."""
-        self._rule = Sums()
+        self._rule: dict[int, Sums] = {}
         # Of each step: draft tokens of each row, those of them that are right, survivals and whether each is right.
         self._lengths: list[Int64Array] = []
         self._right: list[Int64Array] = []
@@ -121,7 +123,7 @@ class Judge(Redraft):
     @property
     def seconds(self) -> float:
         """What the rule took."""
-        return self._rule.seconds
+        return sum(sums.seconds for sums in self._rule.values())
 
     def step(self, requests: Int32Array, new: Int32Array, offsets: Int32Array, horizons: Int32Array) -> Rows:
         """Propose everything; keep what the rule would draft."""
@@ -150,7 +152,8 @@ class Judge(Redraft):
         place = self._order - begins.repeat(long)[self._order]
         prices = self._prices.of(count, taken)
         emitted, seconds = count + int(accepted.sum()), float(prices[taken])
-        self._rule = self._rule.plus(Sums(taken, emitted, seconds))
+        octave = count.bit_length()
+        self._rule[octave] = self._rule.get(octave, Sums()).plus(Sums(taken, emitted, seconds))
         self._rate.observe(count, emitted, seconds / float(prices[0]))
         self._lengths.append(long)
         self._right.append(right)
@@ -164,23 +167,29 @@ class Judge(Redraft):
         hits, promises = np.concatenate(self._hits), np.concatenate(self._promises)
         classes = (promises * (BINS - 1e-3)).astype(np.int64)
         often = np.bincount(classes, hits, BINS) / np.maximum(1, np.bincount(classes, minlength=BINS))
-        steps = self._steps(requests, drafted, hits, hits)
-        oracle = chosen(steps)
+        octaves = np.frexp(requests)[1]
         right = np.asarray([part.sum() for part in self._right])
-        clairvoyant = chosen(self._steps(requests, right, *[np.ones(int(right.sum()))] * 2))
-        by_length = self._by_length(requests)
-        count = int(requests.sum())
+        steps = self._steps(requests, drafted, hits, hits)
+        informed = self._steps(requests, drafted, often[classes], hits)
+        single = self._steps(requests, right, *[np.ones(int(right.sum()))] * 2)
+        by_length = [self._needed(sums) for sums in self._by_length(requests, octaves)]
+        oracle = _by_octave(chosen, steps, octaves)
+        count, taken = int(requests.sum()), sum(sums.draft_tokens for sums in self._rule.values())
         return {
-            "rule_of_oracle": self._rule.rate / oracle.rate,
-            "rule_of_patient_oracle": self._rule.rate / _by_requests(steps).rate,
-            "rule_of_informed_oracle": self._rule.rate
-            / _by_requests(self._steps(requests, drafted, often[classes], hits)).rate,
-            "rule_of_clairvoyant": self._rule.rate / clairvoyant.rate,
-            "rule_of_best_length": self._rule.rate / float(by_length.max()),
-            "best_length": int(by_length.argmax()),
-            "rule_length": self._rule.draft_tokens / count,
-            "oracle_length": oracle.draft_tokens / count,
+            "rule_of_oracle": self._needed(oracle),
+            "rule_of_patient_oracle": self._needed(_by_octave(best_of_all, steps, octaves)),
+            "rule_of_informed_oracle": self._needed(_by_octave(best_of_all, informed, octaves)),
+            "rule_of_clairvoyant": self._needed(_by_octave(chosen, single, octaves)),
+            "rule_of_best_length": min(by_length),
+            "best_length": int(np.argmin(by_length)),
+            "rule_length": taken / count,
+            "oracle_length": sum(sums.draft_tokens for sums in oracle.values()) / count,
         }
+
+    def _needed(self, others: dict[int, Sums]) -> float:
+        """Return the share of the rule's time in which others (by octave) would have brought its tokens."""
+        needed = sum(sums.emitted / others[octave].rate for octave, sums in self._rule.items())
+        return needed / self.seconds
 
     def _steps(
         self, requests: Int64Array, drafted: Int64Array, gained: npt.NDArray[Any], accepted: npt.NDArray[Any]
@@ -200,19 +209,19 @@ class Judge(Redraft):
             sums.append(so_far - np.repeat(so_far[begins[:-1]], drafted + 1))
         return Steps(requests, begins, np.concatenate(seconds), *sums)
 
-    def _by_length(self, requests: Int64Array) -> Float64Array:
-        """Return tokens a second, had every request always had 0, 1 ... draft tokens at most."""
+    def _by_length(self, requests: Int64Array, octaves: Int64Array) -> list[dict[int, Sums]]:
+        """Return what had been reached, had every request always had 0, 1 ... draft tokens at most, by octave."""
         step = np.repeat(np.arange(requests.size), requests)
         long, right = np.concatenate(self._lengths), np.concatenate(self._right)
-        rates = []
+        results = []
         for length in range(self._horizon + 1):
             drafted = np.bincount(step, np.minimum(long, length), requests.size).astype(np.int64)
-            seconds = sum(
-                float(self._prices.of(r, k)[k])
-                for r, k in zip(requests.tolist(), drafted.tolist(), strict=True)
-            )
-            rates.append((long.size + int(np.minimum(right, length).sum())) / seconds)
-        return np.asarray(rates)
+            emitted = requests + np.bincount(step, np.minimum(right, length), requests.size)
+            places = zip(requests.tolist(), drafted.tolist(), strict=True)
+            seconds = np.asarray([self._prices.of(count, tokens)[tokens] for count, tokens in places])
+            sums = [np.bincount(octaves, each) for each in (drafted, emitted, seconds)]
+            results.append({octave: Sums(*(float(each[octave]) for each in sums)) for octave in self._rule})
+        return results
 
 
 def chosen(steps: Steps, rate: float = 0.0) -> Sums:
@@ -251,13 +260,8 @@ def _chosen(steps: Steps, rate: float) -> tuple[Sums, Sums]:
     return Sums(draft_tokens, reached, seconds), Sums(draft_tokens, float(emitted[taken].sum()), seconds)
 
 
-def _by_requests(steps: Steps) -> Sums:
-    """Return the best of all steps with about as many requests, together."""
-    octaves = np.frexp(steps.requests)[1]
-    total = Sums()
-    for octave in np.unique(octaves):
-        total = total.plus(best_of_all(steps.at(octaves == octave)))
-    return total
+def _by_octave(choose: Callable[[Steps], Sums], steps: Steps, octaves: Int64Array) -> dict[int, Sums]:
+    return {int(octave): choose(steps.at(octaves == octave)) for octave in np.unique(octaves)}
 
 
 def _from_zero(each: npt.NDArray[Any]) -> Float64Array:
