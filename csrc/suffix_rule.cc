@@ -27,7 +27,7 @@ SuffixDraft draft_by_suffix_rule(const LiveIndex& index, uint32_t sequence, cons
       LiveCursor cursor = at;
       index.shorten_to_continuation(cursor);
       double survival = 1;
-      if (wanted > 0 && wanted >= best.score) {  // each token adds one at most
+      if (wanted > 0) {
         index.walk(cursor, [&](const LiveIndex::Step& step) {
           survival *= static_cast<double>(step.count) / step.total;
           if (survival < rule.min_probability) return false;
