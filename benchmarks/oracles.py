@@ -12,7 +12,6 @@ from redraft.benchmarks.drafters import Redraft
 from redraft.benchmarks.figures import Float32Array, Int64Array, Rows, survivals
 from redraft.benchmarks.traces import Int32Array
 from redraft.cost_table import CostTable
-from redraft.going_rate import GoingRate
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -105,7 +104,6 @@ class Judge(Redraft):
         super().__init__(min_survival, policy=policy)
         self._prices = Prices(table)
         self._horizon = horizon
-        self._rate = GoingRate()
         self._whole = Rows(np.empty(0, np.int32), np.zeros(1, np.int32))
         self._order = np.empty(0, np.int64)
         self._promised = np.empty(0, np.float32)
@@ -138,9 +136,7 @@ class Judge(Redraft):
         self._promised = promised.astype(np.float32)
         count, most = len(requests), promised.size
         prices = self._prices.of(count, most)[: most + 1]
-        rate = self._rate.gain(count) * count / float(prices[0])
-        emitted = count + _from_zero(self._promised)
-        chosen = int(np.argmax(emitted - rate * prices if rate else emitted / prices))
+        chosen = int(np.argmax((count + _from_zero(self._promised)) / prices))
         return self._whole if chosen == most else _keep(self._whole, self._order[:chosen])
 
     def watch(self, rows: Rows, accepted: Int64Array, verify: Any) -> None:
@@ -154,7 +150,6 @@ class Judge(Redraft):
         emitted, seconds = count + int(accepted.sum()), float(prices[taken])
         octave = count.bit_length()
         self._rule[octave] = self._rule.get(octave, Sums()).plus(Sums(taken, emitted, seconds))
-        self._rate.observe(count, emitted, seconds / float(prices[0]))
         self._lengths.append(long)
         self._right.append(right)
         self._promises.append(self._promised)

@@ -30,25 +30,18 @@ PyDraftBatch step(Drafter& drafter, const py::object& requests, const py::object
   const std::vector<int32_t> limits = copy_tokens(horizons, "horizons");
   std::vector<int32_t> counts;
   std::vector<float> seconds;
-  double rate = 0;
   if (!costs.is_none()) {
-    const size_t parts = py::isinstance<py::tuple>(costs) ? py::len(costs) : 0;
-    if (parts != 2 && parts != 3) {
-      throw_invalid("costs: must be a tuple of draft tokens, int32, seconds, float32, and a rate, if any");
+    if (!py::isinstance<py::tuple>(costs) || py::len(costs) != 2) {
+      throw_invalid("costs: must be a tuple of draft tokens, int32, and seconds, float32");
     }
-    const py::tuple given = py::reinterpret_borrow<py::tuple>(costs);
-    counts = copy_tokens(given[0], "costs");
-    seconds = copy_array<float>(given[1], "costs", "float32");
-    if (parts == 3) {
-      if (!py::isinstance<py::float_>(given[2])) throw_invalid("costs: rate must be a float");
-      rate = given[2].cast<double>();
-    }
+    counts = copy_tokens(py::reinterpret_borrow<py::tuple>(costs)[0], "costs");
+    seconds = copy_array<float>(py::reinterpret_borrow<py::tuple>(costs)[1], "costs", "float32");
     if (counts.empty()) throw_invalid("costs: draft tokens must start with 0");
   }
   DraftBatch batch;
   {
     const py::gil_scoped_release release;
-    batch = drafter.step(handles, tokens, bounds, limits, budget, {counts, seconds, rate});
+    batch = drafter.step(handles, tokens, bounds, limits, budget, {counts, seconds});
   }
   return {to_array(batch.tokens), to_array(batch.offsets), to_array(batch.probabilities),
           to_array(batch.sources), to_array(batch.match_lengths)};

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <string>
 
 #include "csrc/error.h"
@@ -41,7 +40,6 @@ void check_costs(const StepCosts& costs) {
   if (costs.draft_tokens.empty() || costs.draft_tokens.front() != 0) {
     throw_invalid("costs: draft tokens must start with 0");
   }
-  if (!(costs.rate >= 0) || !std::isfinite(costs.rate)) throw_invalid("costs: rate must be finite and >= 0");
   if (costs.seconds.size() != costs.draft_tokens.size()) {
     throw_invalid("costs: must hold as many seconds as draft tokens");
   }
@@ -70,14 +68,11 @@ int64_t worthwhile(std::span<const float> probabilities, std::span<const int32_t
       level.survivals += survival;
     }
   }
-  // Within a level and between two points, tokens and time are linear, so their quotient and their difference
-  // are monotone: the best is at one of the ends.
+  // Within a level and between two points, tokens over time is a quotient of linear functions and so
+  // monotone: its best is at one of the ends.
   Price price(costs);
   const double emitted = static_cast<double>(requests);
-  const auto value = [&](double emits, double seconds) {
-    return costs.rate > 0 ? emits - costs.rate * seconds : emits / seconds;
-  };
-  double best = value(emitted, price.at(0));
+  double best = emitted / price.at(0);
   int64_t best_tokens = 0;
   int64_t tokens = 0;
   double expected = emitted;
@@ -91,9 +86,9 @@ int64_t worthwhile(std::span<const float> probabilities, std::span<const int32_t
       tokens += stride;
       left -= stride;
       expected += each * static_cast<double>(stride);
-      const double worth = value(expected, price.at(tokens));
-      if (worth > best) {
-        best = worth;
+      const double rate = expected / price.at(tokens);
+      if (rate > best) {
+        best = rate;
         best_tokens = tokens;
       }
     }

@@ -11,19 +11,15 @@ namespace redraft {
 struct StepCosts {
   std::span<const int32_t> draft_tokens;  // rising from 0
   std::span<const float> seconds;         // > 0; one entry for each of draft_tokens
-  double rate = 0;  // emitted tokens that a second is worth; 0: what this step makes of it
 };
 
 // Throws InvalidArgument for a malformed one.
 void check_costs(const StepCosts& costs);
 
-// The number of draft tokens, the likeliest first, that maximises expected emitted tokens less the tokens
-// that other steps would have made of the time, requests + sum of survivals - rate * seconds; with a rate of
-// 0 expected tokens over time. The smallest among equals. Steps differ, so the best of each step's quotient
-// is not the best quotient of all: that comes of the rate that such steps reach on average (W. Dinkelbach, On
-// nonlinear fractional programming, 1967). offsets holds one entry more than there are requests;
-// probabilities are each token's given that all before it in its row were accepted. Deterministic: survivals
-// are looked at in steps of 1/1024, which is finer than anything known about them.
+// The number of draft tokens, the likeliest first, that maximises expected emitted tokens over time,
+// (requests + sum of survivals) / seconds; the smallest among equals. offsets holds one entry more than there
+// are requests; probabilities are each token's given that all before it in its row were accepted.
+// Deterministic: survivals are looked at in steps of 1/1024, which is finer than anything known about them.
 int64_t worthwhile(std::span<const float> probabilities, std::span<const int32_t> offsets,
                    const StepCosts& costs);
 

@@ -316,7 +316,7 @@ class Drafter:
         horizons: Int32Array,
         *,
         budget: int = -1,
-        costs: tuple[Int32Array, Float32Array] | tuple[Int32Array, Float32Array, float] | None = None,
+        costs: tuple[Int32Array, Float32Array] | None = None,
     ) -> DraftBatch:
         """Append what the engine emitted for each request, then draft for all of them.
 
@@ -333,9 +333,8 @@ class Drafter:
             budget: most tokens to draft for the batch; goes to those most likely to be accepted. -1 for no bound.
             costs: what the next engine step takes: numbers of draft tokens of the whole batch, int32, shape (m,),
                 rising from 0, and the seconds for each, float32, shape (m,), > 0; linear in between and beyond. Only
-                as many tokens are drafted as make (rows + expected accepted tokens) / seconds greatest. With a third
-                part, the tokens that a second is worth, as many as make expected accepted tokens - rate * seconds
-                greatest; a rate of 0 is none. None: the budget alone bounds.
+                as many tokens are drafted as make (rows + expected accepted tokens) / seconds greatest. None: the
+                budget alone bounds.
 
         Raises:
             InvalidArgument: an argument is malformed. Nothing has changed then.

@@ -1,8 +1,7 @@
 """How many draft tokens an engine step gets: as many as pay, by costs that are learned while it runs.
 
-The core finds the number of tokens that brings most expected tokens for its time (`Drafter.step(costs=...)`); here is
-decided which costs it sees, and what time is worth (`redraft.going_rate`). Three rules, none of which looks at what the
-target samples where drafts are verified:
+The core finds the number of tokens that brings most expected tokens a second (`Drafter.step(costs=...)`); here is
+decided which costs it sees. Three rules, none of which looks at what the target samples where drafts are verified:
 
 - Drafting must promise more than a margin over plain decoding: `MARGIN` and what the costs may be off by.
 - A few steps each way are made to learn their costs (`TRIALS`), and where a number of requests was hardly seen.
@@ -20,12 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from redraft.cost_table import CostTable
-from redraft.going_rate import GoingRate
 from redraft.step_costs import Curve, StepCosts
 
-Costs = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], float]
-"""Draft tokens, seconds and the tokens that a second is worth, as `Drafter.step` takes them; a rate of 0: what the step
-itself makes of it."""
+Costs = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
 MARGIN = 0.02
 """What drafting must gain at least over plain decoding. Relative errors up to this lose nothing; twice as much loses
@@ -67,40 +63,6 @@ class Plan(NamedTuple):
 PLAIN = Plan(False, None)
 
 
-class _Priced(NamedTuple):
-    """A curve as the core is to see it: with a margin in favour of plain decoding."""
-
-    curve: Curve
-    margin: float
-    """What a draft must promise over plain decoding, relative; where costs are less sure, they are raised by what is
-    missing."""
-    seconds: npt.NDArray[np.float64]
-    hopeless: bool
-    """No draft could pay, were all of it accepted."""
-
-    def plan(self, gain: float) -> Plan:
-        """Return how to draft where steps bring `gain` times plain decoding's tokens a second; 0 where unknown."""
-        if self.hopeless:
-            return PLAIN
-        seconds, plain = self.seconds.astype(np.float32), float(self.seconds[0])
-        if not gain:
-            seconds[1:] *= 1 + self.margin
-            return Plan(True, (self.curve.draft_tokens, seconds, 0.0))
-        seconds[0] = plain * (1 - self.margin / gain)  # worth `margin` of a plain step's tokens
-        return Plan(True, (self.curve.draft_tokens, seconds, gain * self.curve.requests / plain))
-
-
-def _priced(curve: Curve) -> _Priced:
-    margins = np.minimum(MARGIN + curve.error, MOST_MARGIN)
-    margin = float(margins[1:].min(initial=MOST_MARGIN))
-    seconds = curve.seconds.copy()
-    seconds[1:] *= (1 + margins[1:]) / (1 + margin)
-    plain = float(seconds[0])
-    needed = curve.requests * seconds[1:] * (1 + margin)
-    hopeless = bool(((curve.requests + curve.draft_tokens[1:]) * plain <= needed).all())
-    return _Priced(curve, margin, seconds, hopeless)
-
-
 class AutoBudget:
     """Decides each step's costs and learns from each step's time. Deterministic given its inputs; not thread-safe.
 
@@ -122,9 +84,7 @@ class AutoBudget:
         self._octaves: dict[int, _Octave] = {}
         self._seen = [0, 0]  # steps: plain, drafted
         self._exploring = False
-        self._ruled = False  # the step that was planned last is as long as pays
-        self._rate = GoingRate()
-        self._priced: _Priced | None = None
+        self._priced: tuple[Curve, Plan] | None = None
 
     def plan(self, requests: int) -> Plan:
         """Return how to draft for the next step with `requests` > 0."""
@@ -133,7 +93,7 @@ class AutoBudget:
         affordable = self.explored_seconds <= EXPLORATION * self.seconds
         known = min(self._seen) >= TRIALS
         seen = (curve.plain_steps, curve.drafted_steps)
-        self._exploring, self._ruled = known, False
+        self._exploring = known
         for kind in (0, 1):
             if (
                 seen[kind] < TRIALS
@@ -157,10 +117,14 @@ class AutoBudget:
                 # Where drafting is the rule, plain steps and longer drafts by turns: its length may be a trap too.
                 octave.plain_next = not octave.plain_next
                 return PLAIN if stale[0] and octave.plain_next else self._try(octave, curve)
-        if self._priced is None or self._priced.curve is not curve:
-            self._priced = _priced(curve)
-        self._ruled = True
-        return self._priced.plan(self._rate.gain(requests))
+        if self._priced is None or self._priced[0] is not curve:
+            margin = 1 + np.minimum(MARGIN + curve.error, MOST_MARGIN)
+            margin[0] = 1
+            seconds = curve.seconds * margin
+            hopeless = ((requests + curve.draft_tokens) * seconds[0] <= requests * seconds).all()
+            plan = PLAIN if hopeless else Plan(True, (curve.draft_tokens, seconds.astype(np.float32)))
+            self._priced = curve, plan
+        return self._priced[1]
 
     def observe(self, requests: int, draft_tokens: int, emitted: int, seconds: float) -> None:
         """Take in the time of the step that was planned last.
@@ -178,8 +142,6 @@ class AutoBudget:
             plain = float(curve.seconds[0]) * emitted / requests
             # What is out of line says nothing of drafting: a pause, another process.
             expected = float(np.interp(draft_tokens, curve.draft_tokens, curve.seconds))
-            if self._ruled:
-                self._rate.observe(requests, emitted, expected / float(curve.seconds[0]))
             spent = min(seconds, 4 * expected)
             self.steps += 1
             self.seconds += spent
@@ -189,7 +151,7 @@ class AutoBudget:
                 gain = self.plain_seconds / self.seconds - 1
                 loss = min(seconds, 1.25 * expected) - plain if draft_tokens else gain * expected
                 self.explored_seconds += max(0.0, loss)
-        self._exploring = self._ruled = False
+        self._exploring = False
         octave = self._octaves.setdefault(requests.bit_length(), _Octave())
         kind = int(draft_tokens > 0)
         self._seen[kind] += 1
@@ -221,4 +183,4 @@ class AutoBudget:
             most = curve.requests * (1 if turn == 1 else PROBE)
             seconds[max(2, int(np.searchsorted(curve.draft_tokens, most, side="right"))) :] = np.inf
         seconds[0] = np.inf
-        return Plan(True, (curve.draft_tokens, seconds.astype(np.float32), 0.0))
+        return Plan(True, (curve.draft_tokens, seconds.astype(np.float32)))

@@ -12,7 +12,6 @@ from redraft.auto_budget import EXPLORATION, STALE, TRIALS, AutoBudget
 from redraft.benchmarks.simulate import load, shipped_tables
 from redraft.cost_table import read_cost_table
 from redraft.errors import InvalidArgument
-from redraft.going_rate import ENOUGH, GoingRate
 from redraft.step_costs import StepCosts
 
 
@@ -27,7 +26,6 @@ class Engine:
     def __init__(self, budget: AutoBudget, survival: float, spread: float = 0.05) -> None:
         self.budget, self.survival, self.spread = budget, survival, spread
         self.draw = np.random.default_rng(0)
-        self.rates: list[float] = []
         self.spent = self.emitted = 0.0
 
     def step(self, requests: int, proposed: int = 4) -> int:
@@ -37,14 +35,12 @@ class Engine:
         if plan.draft:
             tokens = requests * proposed
             if plan.costs is not None:
-                self.rates.append(plan.costs[2])
-                points, prices = (values.astype(float) for values in plan.costs[:2])
+                points, prices = (values.astype(float) for values in plan.costs)
                 counts = np.arange(tokens + 1)
                 with np.errstate(invalid="ignore"):
                     times = np.where(np.isin(counts, points), 0, np.interp(counts, points, prices))
                 times[np.isin(counts, points)] = prices[np.isin(points, counts)]
-                brought, rate = requests + self.survival * counts, plan.costs[2]
-                tokens = int(np.argmax(brought - rate * times if rate else brought / times))
+                tokens = int(np.argmax((requests + self.survival * counts) / times))
         emitted = requests + self.survival * tokens
         took = seconds(requests, tokens)
         self.spent, self.emitted = self.spent + took, self.emitted + emitted
@@ -105,47 +101,6 @@ def test_drafting_that_stopped_is_tried_again_and_comes_back_when_it_pays():
     assert 0 < sum(tokens > 0 for tokens in drafted[500:]) <= 2500 / (0.75 * STALE)
     engine.survival = 0.9
     assert sum(engine.step(8) > 0 for _ in range(300)) > 200
-
-
-def test_time_is_worth_what_steps_have_brought_of_late_and_never_less_than_plain_decoding():
-    rate = GoingRate()
-    for _ in range(ENOUGH - 2):
-        rate.observe(8, 16, 1.0)
-    assert rate.gain(8) == 0
-    for _ in range(4):
-        rate.observe(9, 16, 1.0)
-    assert rate.gain(8) == pytest.approx(2, rel=0.05)
-    assert rate.gain(16) == 0
-    for _ in range(2000):
-        rate.observe(8, 24, 2.0)
-    assert rate.gain(15) == pytest.approx(1.5, rel=0.01)
-    for _ in range(2000):
-        rate.observe(8, 8, 2.0)
-    assert rate.gain(8) == 1
-
-
-def test_steps_that_differ_are_drafted_for_by_the_rate_of_all_of_them():
-    times = 1 + 0.05 * np.arange(33)
-    emitted_by = [1 + np.concatenate([[0.0], np.cumsum(p ** np.arange(1, 33))]) for p in (0.3, 0.95)]
-    budget = AutoBudget(64)
-    emitted = spent = 0.0
-    for step in range(3000):
-        each = emitted_by[step % 2]
-        plan = budget.plan(1)
-        tokens = 0
-        if plan.draft and plan.costs is not None:
-            points, prices, rate = plan.costs
-            seen = np.interp(np.arange(33), points, np.where(np.isinf(prices), 1e9, prices))
-            tokens = int(np.argmax(each - rate * seen if rate else each / seen))
-        budget.observe(1, tokens, each[tokens], times[tokens])
-        if step >= 500:
-            emitted, spent = emitted + each[tokens], spent + times[tokens]
-    few, many = emitted_by
-    best = max((few[i] + many[j]) / (times[i] + times[j]) for i in range(33) for j in range(33))
-    alone = [int(np.argmax(each / times)) for each in emitted_by]
-    alone_rate = sum(each[i] for each, i in zip(emitted_by, alone, strict=True)) / times[alone].sum()
-    assert alone_rate < 0.975 * best
-    assert emitted / spent > 0.985 * best
 
 
 def test_where_steps_cannot_be_timed_drafting_is_not_bounded():
