@@ -1,7 +1,6 @@
 #include "csrc/calibration.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
 #include "csrc/error.h"
@@ -31,7 +30,8 @@ float prior(uint32_t length_class, uint32_t total_class, uint32_t share_class) {
 
 }  // namespace
 
-Calibration::Calibration() : statements_(kSilent + 1), weights_(kMatches * kMatches * kShared * kInputs) {
+Calibration::Calibration()
+    : statements_(kSilent + 1), evidence_(kSilent + 1), weights_(kMatches * kMatches * kShared * kInputs) {
   for (uint32_t says = 0; says < kSilent; ++says) {
     statements_[says] = {
         prior(says / (kShares * kTotals) % kLengths, says / kShares % kTotals, says % kShares), 0};
@@ -46,30 +46,32 @@ Calibration::Calibration() : statements_(kSilent + 1), weights_(kMatches * kMatc
     stretch_[i] = std::log(p / (1 - p));
   }
   stretch_[kPoints / 2] = 0;
+  for (size_t says = 0; says <= kSilent; ++says) evidence_[says] = stretch(statements_[says].truth);
   for (uint32_t i = 0; i < kPoints; ++i) {
     const float x = (static_cast<float>(i) + 0.5f) * (2 * kFurthest / kPoints) - kFurthest;
     squash_[i] = 1 / (1 + std::exp(-x));
   }
 }
 
-// Classes begin at 0, 1.5, 3, 6 ...: by the exponent of total / 1.5.
-uint32_t Calibration::total_class(float total) {
-  const uint32_t exponent = std::bit_cast<uint32_t>(total * (1 / 1.5f)) >> 23;
-  return exponent < 127 ? 0 : std::min(exponent - 126, kTotals - 1);
-}
-
 void Calibration::learn(const Judgement& judgement, bool accepted) {
   const float outcome = accepted ? 1.0f : 0.0f;
   float* weights = &weights_[judgement.weights * kInputs];
   const float step = learns_weights ? kRate * (outcome - judgement.probability) : 0;
-  for (uint32_t i = 0; i < kContexts; ++i) {
-    const uint16_t says = judgement.says[i];
-    if (says == kSilent) continue;
-    weights[i] += step * evidence(says);
-    if (!learns_statements) continue;
+  const auto teach = [&](uint32_t context) {
+    const uint16_t says = judgement.says[context];
+    if (says == kSilent) return;
+    weights[context] += step * evidence(says);
+    if (!learns_statements) return;
     Statement& statement = statements_[says];
     statement.truth += (outcome - statement.truth) / (statement.seen + kPrior);
     if (statement.seen < kMemory) statement.seen += 1;
+    evidence_[says] = stretch(statement.truth);
+  };
+  if (is_unasked(judgement.weights)) {
+    teach(kHistory1);
+    teach(kLive1);
+  } else {
+    for (uint32_t context = 0; context < kContexts; ++context) teach(context);
   }
   weights[kContexts] += step;
 }
@@ -100,12 +102,16 @@ void Calibration::restore(std::span<const float> state) {
       throw_invalid("calibration: holds a weight that is never learned; start without it");
     }
   }
-  for (size_t says = 0; says < kSilent; ++says) statements_[says] = {state[2 * says], state[2 * says + 1]};
+  for (size_t says = 0; says < kSilent; ++says) {
+    statements_[says] = {state[2 * says], state[2 * says + 1]};
+    evidence_[says] = stretch(statements_[says].truth);
+  }
   std::copy(state.begin() + 2 * kSilent, state.end(), weights_.begin());
 }
 
 uint64_t Calibration::nbytes() const {
-  return statements_.capacity() * sizeof(Statement) + weights_.capacity() * sizeof(float);
+  return statements_.capacity() * sizeof(Statement) +
+         (evidence_.capacity() + weights_.capacity()) * sizeof(float);
 }
 
 }  // namespace redraft

@@ -2,7 +2,9 @@
 // at step 0 and forgets what is old as the policy drifts.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -49,18 +51,19 @@ class Calibration {
   // the longest matches of history and live are all that speaks.
   static constexpr uint32_t kUnasked = 7;
   static uint16_t weights(uint32_t history, uint32_t live, uint32_t shared) {
-    constexpr auto match = [](uint32_t length) {
-      return kMatchClass[kLengthClass[length < kLongest ? length : kLongest]];
-    };
+    constexpr auto match = [](uint32_t length) { return kMatchClass[length < kLongest ? length : kLongest]; };
     return static_cast<uint16_t>((match(history) * kMatches + match(live)) * kShared + kSharedClass[shared]);
   }
+  static bool is_unasked(uint16_t set) { return set % kShared == kSharedClass[kUnasked]; }
 
-  // Fills in `probability`.
-  void mix(Judgement& judgement) const {
-    const float* weights = &weights_[judgement.weights * kInputs];
-    float sum = weights[kContexts];
-    for (uint32_t i = 0; i < kContexts; ++i) sum += weights[i] * evidence(judgement.says[i]);
-    judgement.probability = squash(sum);
+  // What a statement says, as log odds: 0 for a silent context.
+  float evidence(uint16_t says) const { return evidence_[says]; }
+  // The weights of a set: by context, and last the constant's, with which the mix begins.
+  const float* weights_of(uint16_t set) const { return &weights_[set * kInputs]; }
+  // The probability of mixed log odds.
+  float squash(float x) const {
+    const float at = (x + kFurthest) * (kPoints / (2 * kFurthest));
+    return squash_[static_cast<uint32_t>(std::min(std::max(at, 0.0f), kPoints - 1.0f))];
   }
   // The verdict.
   void learn(const Judgement& judgement, bool accepted);
@@ -100,8 +103,14 @@ class Calibration {
     }
     return classes;
   }();
-  // 0, 1-2, 3-7, 8-23, 24 and more tokens, by class of length.
-  static constexpr uint8_t kMatchClass[kLengths] = {0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4};
+  // 0, 1-2, 3-7, 8-23, 24 and more tokens.
+  static constexpr std::array<uint8_t, kLongest + 1> kMatchClass = [] {
+    std::array<uint8_t, kLongest + 1> classes{};
+    for (uint32_t i = 0; i <= kLongest; ++i) {
+      classes[i] = static_cast<uint8_t>((i >= 1) + (i >= 3) + (i >= 8) + (i >= 24));
+    }
+    return classes;
+  }();
   static constexpr uint32_t kShared = 6;
   static constexpr uint8_t kSharedClass[] = {0, 1, 2, 2, 3, 3, 4, 5};
   // By 32nds; 1 is a class of its own.
@@ -118,17 +127,16 @@ class Calibration {
     }
     return classes;
   }();
-  static uint32_t total_class(float total);
+  // Classes begin at 0, 1.5, 3, 6 ...: by the exponent of total / 1.5.
+  static uint32_t total_class(float total) {
+    const int exponent = std::bit_cast<int32_t>(total * (1 / 1.5f)) >> 23;
+    return static_cast<uint32_t>(std::clamp(exponent - 126, 0, static_cast<int>(kTotals) - 1));
+  }
 
-  float evidence(uint16_t says) const {
-    return stretch_[static_cast<uint32_t>(statements_[says].truth * kPoints)];
-  }
-  float squash(float x) const {
-    const float at = (x + kFurthest) * (kPoints / (2 * kFurthest));
-    return squash_[static_cast<uint32_t>(at < 0 ? 0 : at < kPoints ? at : kPoints - 1)];
-  }
+  float stretch(float truth) const { return stretch_[static_cast<uint32_t>(truth * kPoints)]; }
 
   std::vector<Statement> statements_;
+  std::vector<float> evidence_;             // log odds of each statement's truth
   std::vector<float> weights_;              // by set and context, the constant's last
   std::array<float, kPoints + 1> stretch_;  // log(p / (1 - p))
   std::array<float, kPoints> squash_;       // and back, from -kFurthest to kFurthest

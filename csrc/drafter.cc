@@ -94,12 +94,19 @@ int32_t Drafter::open(std::shared_ptr<LiveIndex> live, std::span<const int32_t> 
   if (!policy_) self.judged.reserve(kUsualHorizon);
   self.drafted = 0;
   self.trail.clear();
+  self.moved = false;
   self.judged.clear();
-  if (policy_) policy_->observe(self.tokens, self.tokens.size());
-  if (self.history) {
-    self.contexts.start(*self.history, self.tokens);
-  }
+  self.context = BlendPolicy::start();
+  if (policy_) policy_->observe(self.context, tokens, 0);
+  match_history(self);
   return static_cast<int32_t>(static_cast<uint32_t>(self.generation) << kSlotBits | slot);
+}
+
+void Drafter::match_history(Request& request) {
+  request.cursor = {};
+  if (!request.history) return;
+  request.cursor = request.history->start();
+  request.history->advance(request.cursor, request.tokens);
 }
 
 void Drafter::set_history(int32_t request, std::shared_ptr<const FrozenIndex> history) {
@@ -107,11 +114,8 @@ void Drafter::set_history(int32_t request, std::shared_ptr<const FrozenIndex> hi
   const std::lock_guard lock(mutex_);
   Request& self = find(request);
   self.history.swap(history);
-  self.trail.clear();  // it knows of the old one
-  self.contexts = {};
-  if (self.history) {
-    self.contexts.start(*self.history, self.tokens);
-  }
+  self.moved = true;
+  match_history(self);
 }
 
 void Drafter::close(int32_t request) {
@@ -143,8 +147,7 @@ uint64_t Drafter::nbytes() const {
   uint64_t bytes = sizeof(*this) + slots_.capacity() * sizeof(Request) + free_slots_.capacity() * 4 +
                    seen_.capacity() + (stats_.drafted.capacity() + stats_.accepted.capacity()) * 8;
   for (const Request& request : slots_) {
-    bytes += (request.tokens.capacity() + request.draft.capacity()) * 4 +
-             request.trail.capacity() * sizeof(BlendPolicy::Judged) +
+    bytes += request.tokens.capacity() * 4 + request.trail.capacity() * sizeof(BlendPolicy::Judged) +
              request.judged.capacity() * sizeof(Judged);
   }
   if (policy_) bytes += policy_->nbytes();
@@ -200,7 +203,7 @@ void Drafter::record(const Request& request, std::span<const int32_t> tokens) {
   const size_t known = std::min(length, tokens.size());
   size_t accepted = 0;
   if (policy_) {
-    while (accepted < known && request.draft[accepted] == tokens[accepted]) ++accepted;
+    while (accepted < known && request.trail[accepted].token == tokens[accepted]) ++accepted;
   } else {
     while (accepted < known && request.judged[accepted].token == tokens[accepted]) ++accepted;
   }
@@ -228,7 +231,10 @@ void Drafter::record(const Request& request, std::span<const int32_t> tokens) {
 void Drafter::account(Request& request, std::span<const int32_t> tokens) {
   if (!tokens.empty()) record(request, tokens);
   if (policy_) {
-    request.foreseen = policy_->learn(request.trail, tokens, request.contexts);
+    FrozenCursor old;  // what the trail knows of
+    request.verdict = policy_->learn(request.trail, tokens, request.moved ? old : request.cursor);
+    if (request.moved) request.verdict.foreseen = 0;
+    request.moved = false;
   } else if (!tokens.empty()) {
     correction_.learn(request.judged, tokens);
   }
@@ -240,10 +246,8 @@ void Drafter::account(Request& request, std::span<const int32_t> tokens) {
 // Threads may accept for requests of different live indexes at the same time; the caller holds the index's
 // guard. True when the live source was lost.
 bool Drafter::accept(Request& request, std::span<const int32_t> tokens) const {
-  if (request.history && policy_) {
-    request.contexts.advance(*request.history, tokens.subspan(request.foreseen));
-  } else if (request.history) {  // the longest match is all that is looked at
-    request.history->advance(request.contexts.first, tokens);
+  if (request.history) {
+    request.history->advance(request.cursor, tokens.subspan(request.verdict.foreseen));
   }
   if (!request.live_open) return false;
   const bool open = request.live->is_open(request.sequence);
@@ -265,7 +269,7 @@ void Drafter::accept_all(std::span<Request* const> rows, std::span<const int32_t
   for (size_t row = 0; row < rows.size(); ++row) {
     std::vector<int32_t>& text = rows[row]->tokens;
     text.insert(text.end(), added(row).begin(), added(row).end());
-    if (policy_) policy_->observe(text, added(row).size());
+    if (policy_) policy_->observe(rows[row]->context, added(row), rows[row]->verdict.sure);
   }
   // One thread takes all requests of a live index, in the order of rows: so the result does not depend on
   // threads.
@@ -309,10 +313,6 @@ DraftBatch Drafter::step(std::span<const int32_t> requests, std::span<const int3
   DraftBatch batch = draft_all(rows, horizons);
   allot(rows, budget, costs, batch);
   for (size_t row = 0; row < rows.size(); ++row) {
-    if (policy_) {  // first, as it may find no memory: `drafted` says how much of it there is
-      rows[row]->draft.assign(batch.tokens.begin() + batch.offsets[row],
-                              batch.tokens.begin() + batch.offsets[row + 1]);
-    }
     rows[row]->source = static_cast<Source>(batch.sources[row]);
     rows[row]->drafted = static_cast<uint32_t>(batch.offsets[row + 1] - batch.offsets[row]);
   }

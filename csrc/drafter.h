@@ -18,6 +18,8 @@
 
 namespace redraft {
 
+class Held;
+
 // Ragged drafts: row i is [offsets[i], offsets[i + 1]) of tokens and probabilities.
 struct DraftBatch {
   std::vector<int32_t> tokens;
@@ -71,21 +73,23 @@ class Drafter {
     uint8_t generation = 0;
     Source source = Source::kNone;  // of what was proposed last
     uint32_t sequence = 0;
-    uint32_t drafted = 0;  // how many tokens that were
-    HistoryContexts contexts;
+    uint32_t drafted = 0;   // how many tokens that were
+    FrozenCursor cursor;    // in the history
+    SharedContext context;  // in the shared index
     std::shared_ptr<LiveIndex> live;
     std::shared_ptr<const FrozenIndex> history;
-    std::vector<int32_t> tokens;  // of the response so far: a history that comes late needs them
-    std::vector<int32_t> draft;   // what was proposed last, with a policy
-    BlendPolicy::Trail trail;     // and what was thought of it
-    size_t foreseen = 0;          // of the tokens that came, those that `contexts` has taken in
-    std::vector<Judged> judged;   // both, of the longest match
+    std::vector<int32_t> tokens;   // of the response so far: a history that comes late needs them
+    BlendPolicy::Trail trail;      // what was proposed last, with a policy, and what was thought of it
+    BlendPolicy::Verdict verdict;  // on that
+    bool moved = false;            // another history came after that
+    std::vector<Judged> judged;    // what was proposed and thought of the longest match
   };
 
   Request& find(int32_t request);
   const Request& find(int32_t request) const;
   void check_step(std::span<const int32_t> requests, std::span<const int32_t> tokens,
                   std::span<const int32_t> offsets, std::span<const int32_t> horizons, int64_t budget) const;
+  static void match_history(Request& request);
   void account(Request& request, std::span<const int32_t> tokens);
   bool accept(Request& request, std::span<const int32_t> tokens) const;
   void accept_all(std::span<Request* const> rows, std::span<const int32_t> tokens,
@@ -97,7 +101,7 @@ class Drafter {
   void draft_rows(std::span<Request* const> rows, std::span<const int32_t> horizons, size_t begin, size_t end,
                   DraftBatch& batch);
   DraftBatch draft_all(std::span<Request* const> rows, std::span<const int32_t> horizons);
-  void draft_blended(Request& request, uint32_t horizon, Draft& draft);
+  BlendPolicy::Draft draft_blended(Request& request, uint32_t horizon, Held& held);
   void allot(std::span<Request* const> rows, int64_t budget, const StepCosts& costs, DraftBatch& batch) const;
 
   float min_survival_;

@@ -12,10 +12,14 @@ namespace redraft {
 struct Drafter::Scratch {
   Proposal history;
   Proposal live;
-  Draft blended;
   std::vector<Judged> judged;
   size_t num_tokens = 0;  // in the batch
 
+  void make_room(DraftBatch& batch) const {
+    if (num_tokens <= batch.tokens.size()) return;
+    batch.tokens.resize(2 * num_tokens);
+    batch.probabilities.resize(2 * num_tokens);
+  }
   Judged* judge(size_t tokens) {
     if (judged.size() < tokens) judged.resize(2 * tokens);
     return judged.data();
@@ -59,26 +63,28 @@ void Drafter::draft_rows(std::span<Request* const> rows, std::span<const int32_t
                          size_t end, DraftBatch& batch) {
   Held held;
   Scratch scratch;
-  auto& [history, live, blended, judged, num_tokens] = scratch;
+  auto& [history, live, judged, num_tokens] = scratch;
   for (size_t row = begin; row < end; ++row) {
     Request& request = *rows[row];
     const DraftLimits limits{static_cast<uint32_t>(horizons[row]), min_survival_};
     if (policy_) {
-      blended.clear();
-      if (limits.horizon > 0) draft_blended(request, limits.horizon, blended);
-      const bool drafted = !blended.tokens.empty();
-      batch.tokens.insert(batch.tokens.end(), blended.tokens.begin(), blended.tokens.end());
-      batch.probabilities.insert(batch.probabilities.end(), blended.probabilities.begin(),
-                                 blended.probabilities.end());
-      num_tokens = batch.tokens.size();
-      batch.sources.push_back(static_cast<uint8_t>(drafted ? blended.source : Source::kNone));
-      batch.match_lengths.push_back(drafted ? static_cast<int32_t>(blended.match_length) : 0);
+      BlendPolicy::Draft draft;
+      if (limits.horizon > 0) draft = draft_blended(request, limits.horizon, held);
+      const size_t at = num_tokens;
+      num_tokens += draft.size;
+      scratch.make_room(batch);
+      for (uint32_t i = 0; i < draft.size; ++i) {
+        batch.tokens[at + i] = request.trail[i].token;
+        batch.probabilities[at + i] = request.trail[i].probability;
+      }
+      batch.sources.push_back(static_cast<uint8_t>(draft.source));
+      batch.match_lengths.push_back(static_cast<int32_t>(draft.match_length));
     } else {
       history.clear();
       live.clear();
       if (limits.horizon > 0) {
         if (request.history) {
-          propose_from_history(*request.history, request.contexts.first, limits, history);
+          propose_from_history(*request.history, request.cursor, limits, history);
         }
         if (request.live_open) {
           held.hold(*request.live);
@@ -131,18 +137,18 @@ DraftBatch Drafter::draft_all(std::span<Request* const> rows, std::span<const in
   return std::move(batch);
 }
 
-void Drafter::draft_blended(Request& request, uint32_t horizon, Draft& draft) {
-  Held held;
+BlendPolicy::Draft Drafter::draft_blended(Request& request, uint32_t horizon, Held& held) {
   BlendPolicy::Request context;
   context.history = request.history.get();
-  context.frozen = request.contexts;
-  context.response = request.tokens;
+  context.frozen = request.cursor;
+  context.length = static_cast<uint32_t>(std::min<size_t>(request.tokens.size(), 1u << 30));
+  context.shared = request.context;
   if (request.live_open) {
     held.hold(*request.live);
     context.live = request.live.get();
     context.sequence = request.sequence;
   }
-  policy_->draft(context, horizon, min_survival_, draft, request.trail);
+  return policy_->draft(context, horizon, min_survival_, request.trail);
 }
 
 }  // namespace redraft

@@ -18,8 +18,11 @@ inline uint32_t FrozenIndex::symbol_of(int32_t token) const {
   return kStart;
 }
 
-float FrozenIndex::weight_of_leaf(uint32_t position) const {
-  if (header_.uniform_weight > 0) return header_.uniform_weight;
+inline float FrozenIndex::weight_of_leaf(uint32_t position) const {
+  return header_.uniform_weight > 0 ? header_.uniform_weight : own_weight_of_leaf(position);
+}
+
+float FrozenIndex::own_weight_of_leaf(uint32_t position) const {
   uint32_t low = 0;  // the last response that starts at or before `position`
   uint32_t high = header_.num_responses;
   while (high - low > 1) {
@@ -29,7 +32,7 @@ float FrozenIndex::weight_of_leaf(uint32_t position) const {
   return load<float>(data_ + header_.response_weights, low);
 }
 
-float FrozenIndex::weight_of_node(uint32_t node) const {
+inline float FrozenIndex::weight_of_node(uint32_t node) const {
   if (header_.uniform_weight > 0) {
     return static_cast<float>(static_cast<double>(node_at(node).count) * header_.uniform_weight);
   }
@@ -307,15 +310,25 @@ void FrozenIndex::shorten(FrozenCursor& cursor) const {
   narrow_ ? shorten_as<uint16_t>(cursor) : shorten_as<uint32_t>(cursor);
 }
 
-bool FrozenIndex::next(const FrozenCursor& cursor, float total, Next& next) const {
-  if (cursor.left > 0) {
-    next = {token_at(cursor.position), total, cursor.target, cursor.position, cursor.left};
-    return next.token >= 0;
-  }
+FrozenCursor FrozenIndex::link_of_node(const FrozenCursor& cursor, float& weight) const {
+  FrozenCursor shorter;
+  shorter.node = node_at(cursor.node).link;
+  if (shorter.node == 0) return {};
+  const FrozenNode self = node_at(shorter.node);
+  if (self.length >= cursor.length) return {};  // damaged
+  shorter.depth = shorter.length = self.length;
+  weight = header_.uniform_weight > 0
+               ? static_cast<float>(static_cast<double>(self.count) * header_.uniform_weight)
+               : weight_of_node(shorter.node);
+  return shorter;
+}
+
+// On a node.
+template <typename Symbol>
+bool FrozenIndex::next_as(const FrozenCursor& cursor, Next& next) const {
   Edge edge;
-  if (!(narrow_ ? best_edge<uint16_t>(cursor.node, edge) : best_edge<uint32_t>(cursor.node, edge)))
-    return false;
-  next = {token_at(edge.position),
+  if (!best_edge<Symbol>(cursor.node, edge)) return false;
+  next = {token_of(text_at<Symbol>(edge.position)),
           edge.target == kLeaf ? weight_of_leaf(edge.position) : weight_of_node(edge.target), edge.target,
           edge.position, edge.length};
   return next.token >= 0;
@@ -370,6 +383,8 @@ bool FrozenIndex::next_piece(FrozenCursor& cursor, Piece& piece) const {
 
 template bool FrozenIndex::next_piece<uint16_t>(FrozenCursor&, Piece&) const;
 template bool FrozenIndex::next_piece<uint32_t>(FrozenCursor&, Piece&) const;
+template bool FrozenIndex::next_as<uint16_t>(const FrozenCursor&, Next&) const;
+template bool FrozenIndex::next_as<uint32_t>(const FrozenCursor&, Next&) const;
 template bool FrozenIndex::shorten_as<uint16_t>(FrozenCursor&) const;
 template bool FrozenIndex::shorten_as<uint32_t>(FrozenCursor&) const;
 

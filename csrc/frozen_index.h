@@ -51,6 +51,9 @@ class FrozenIndex {
   // For policies that look at more than the longest match.
   // Moves to the longest shorter context that occurs more often; the root stays.
   void shorten(FrozenCursor& cursor) const;
+  // The longest shorter context that occurs more often than the one on whose node the cursor stands, and its
+  // weight; the root has none. O(1).
+  FrozenCursor link_of_node(const FrozenCursor& cursor, float& weight) const;
   // The heaviest token after a context, not the root, and the way there; `total` is the context's weight.
   // False when nothing follows.
   struct Next {
@@ -60,7 +63,11 @@ class FrozenIndex {
     uint32_t position;
     uint32_t left;
   };
-  bool next(const FrozenCursor& cursor, float total, Next& next) const;
+  bool next(const FrozenCursor& cursor, float total, Next& next) const {
+    if (cursor.left == 0) return narrow_ ? next_as<uint16_t>(cursor, next) : next_as<uint32_t>(cursor, next);
+    next = {token_at(cursor.position), total, cursor.target, cursor.position, cursor.left};
+    return next.token >= 0;
+  }
   // Moves the cursor on by the token that `next` found there.
   static void follow(FrozenCursor& cursor, const Next& next) {
     follow(cursor, {next.target, next.position, next.left}, 1);
@@ -120,6 +127,7 @@ class FrozenIndex {
   int32_t token_of(uint32_t symbol) const;  // -1 for START
   int32_t token_at(uint32_t position) const;
   float weight_of_leaf(uint32_t position) const;
+  float own_weight_of_leaf(uint32_t position) const;
   float weight_of_node(uint32_t node) const;
   FrozenNode node_at(uint32_t node) const;
   FrozenRun run_of(uint32_t node) const;
@@ -139,6 +147,8 @@ class FrozenIndex {
   static void follow(FrozenCursor& cursor, const Edge& edge, uint32_t symbols);
   template <typename Symbol>
   bool take(FrozenCursor& cursor, uint32_t symbol) const;
+  template <typename Symbol>
+  bool next_as(const FrozenCursor& cursor, Next& next) const;
   template <typename Symbol>
   bool shorten_as(FrozenCursor& cursor) const;
   template <typename Symbol>

@@ -74,6 +74,11 @@ class LiveIndex {
   bool best_next(const LiveCursor& cursor, int32_t& token, uint32_t& count) const;
   // How often `token` follows the context.
   uint32_t count_next(const LiveCursor& cursor, int32_t token) const;
+  // Moves on by the most counted token, which there is.
+  void follow_best(LiveCursor& cursor) const {
+    cursor.state = states_[cursor.state].target;
+    ++cursor.length;
+  }
   // Moves on to the longest suffix of (the context + token) that occurs.
   void advance(LiveCursor& cursor, int32_t token) const;
 

@@ -10,23 +10,6 @@ namespace redraft {
 enum class Source : uint8_t { kNone = 0, kHistory = 1, kLive = 2, kShared = 3 };
 inline constexpr int kNumSources = 4;
 
-// A draft for one request while it is being made.
-struct Draft {
-  Source source = Source::kNone;
-  uint32_t match_length = 0;
-  float expected = 0;  // accepted tokens: the sum of all survivals
-  std::vector<int32_t> tokens;
-  std::vector<float> probabilities;  // of each token's acceptance when all before it were accepted
-
-  void clear() {
-    source = Source::kNone;
-    match_length = 0;
-    expected = 0;
-    tokens.clear();
-    probabilities.clear();
-  }
-};
-
 // The probability that a token is accepted, from the share `ratio` that it has among the continuations of a
 // context of `match_length` tokens which occurred `count` times. A long context predicts better than a short
 // one, and many occurrences better than few; a prior of a few imagined misses says so.

@@ -1,52 +1,23 @@
 #include "csrc/policy_blend.h"
 
 #include <algorithm>
-#include <utility>
 
 namespace redraft {
 namespace {
 
 constexpr int32_t kStartToken = -1;
 
-// Whether two contexts of one index have the same occurrences, and so the same continuations. Inside an edge
-// the position alone tells: `left` counts from where a leaf's edge was entered, which each context does
-// elsewhere.
-bool same_class(const FrozenCursor& a, const FrozenCursor& b) {
-  if ((a.left == 0) != (b.left == 0)) return false;
-  return a.left == 0 ? a.node == b.node : a.target == b.target && a.position == b.position;
-}
-
 // The share of occurrences, from 0 to 1 whatever a damaged index says.
-float share_of(float count, float total) { return count > 0 && count < total ? count / total : 1.0f; }
+float share_of(float count, float total) { return std::min(1.0f, std::max(0.0f, count / total)); }
 
 }  // namespace
 
-void HistoryContexts::start(const FrozenIndex& history, std::span<const int32_t> tokens) {
-  first = history.start();
-  second = {};
-  advance(history, tokens);
-}
-
-void HistoryContexts::advance(const FrozenIndex& history, std::span<const int32_t> tokens) {
-  for (const int32_t token : tokens) {
-    const uint32_t length = first.length;
-    history.advance(first, std::span(&token, 1));
-    if (first.length == length + 1) {
-      // What lay between the two occurred just where the first did, and goes on doing so.
-      history.advance(second, std::span(&token, 1));
-    } else {
-      second = first;
-    }
-    if (second.length > 0 && same_class(first, second)) history.shorten(second);
-  }
-}
-
 // What the contexts say, and about which tokens.
 struct BlendPolicy::Contexts {
-  std::array<int32_t, kContexts> best;  // what came next most often; -1 without a context
-  std::array<uint16_t, kContexts> kind;
+  std::array<int32_t, kContexts> best;   // what came next most often; -1 without a context
   std::array<uint16_t, kContexts> says;  // about the best
-  std::array<float, kContexts> share;    // of the best
+  std::array<uint16_t, kContexts> kind;
+  std::array<float, kContexts> share;  // of the best
   std::array<float, kContexts> total;
   std::array<uint32_t, 3> longest;  // of history, live and shared; 0 without
   std::array<LiveCursor, 2> live;
@@ -75,56 +46,48 @@ struct BlendPolicy::Contexts {
   }
 };
 
-// Where history stands while a draft is made: both contexts, how often they occurred and what follows them.
+// Where history stands while a draft is made: the longest match and the longest shorter context that occurs
+// more often, how often they occurred and what follows them.
 struct BlendPolicy::History {
-  const FrozenIndex* index;
-  HistoryContexts at;
-  std::array<float, 2> totals;
-  std::array<FrozenIndex::Next, 2> nexts;
-  std::array<bool, 2> follows;
+  const FrozenIndex* index = nullptr;
+  FrozenCursor at;
+  FrozenCursor shorter;
+  float total = 0;
+  float shorter_total = 0;
+  FrozenIndex::Next next;
+  bool follows = false;
 
-  void count() {
-    totals[0] = index->occurrences(at.first).weight;
-    totals[1] = 0;  // when it is looked at
+  void start(const FrozenIndex* history, const FrozenCursor& cursor) {
+    index = history;
+    at = cursor;
+    if (index != nullptr) total = index->occurrences(at).weight;
   }
   // Finds what follows the longest match, which is shortened until something does; false without.
   bool look() {
-    follows = {false, false};
-    if (at.first.length == 0) return false;
-    follows[0] = index->next(at.first, totals[0], nexts[0]);
-    if (follows[0]) return true;
-    index->shorten_to_continuation(at.first);
-    if (at.first.length == 0) return false;
-    at.second = at.first;
-    index->shorten(at.second);
-    count();
-    return follows[0] = index->next(at.first, totals[0], nexts[0]);
-  }
-  // The same for the shorter one, as it is.
-  bool look_shorter() {
-    if (!follows[0] || at.second.length == 0) return false;
-    if (totals[1] == 0) totals[1] = index->occurrences(at.second).weight;
-    return follows[1] = index->next(at.second, totals[1], nexts[1]);
-  }
-  void advance(int32_t token, bool both) {
-    if (!follows[0] || nexts[0].token != token) {
-      at.advance(*index, std::span(&token, 1));
-      count();
-      return;
+    follows = false;
+    if (at.length == 0) return false;
+    if (!index->next(at, total, next)) {
+      index->shorten_to_continuation(at);
+      if (at.length == 0) return false;
+      total = index->occurrences(at).weight;
+      if (!index->next(at, total, next)) return false;
     }
-    FrozenIndex::follow(at.first, nexts[0]);
-    totals[0] = nexts[0].weight;
-    if (!both) return;
-    if (follows[1] && nexts[1].token == token) {
-      FrozenIndex::follow(at.second, nexts[1]);
-      totals[1] = nexts[1].weight;
+    return follows = true;
+  }
+  // The same for the shorter one, as it is. Inside a label it is not looked for: there all occurrences go on
+  // alike, and the label would have to be read again from the last node on.
+  bool look_shorter(FrozenIndex::Next& found) {
+    if (!follows || at.left > 0) return false;
+    shorter = index->link_of_node(at, shorter_total);
+    return shorter.length > 0 && index->next(shorter, shorter_total, found);
+  }
+  void advance(int32_t token) {
+    if (follows && next.token == token) {
+      FrozenIndex::follow(at, next);
+      total = next.weight;
     } else {
-      index->advance(at.second, std::span(&token, 1));
-      totals[1] = 0;  // counted when it is looked at
-    }
-    if (at.second.length > 0 && same_class(at.first, at.second)) {
-      index->shorten(at.second);
-      totals[1] = 0;
+      index->advance(at, std::span(&token, 1));
+      total = index->occurrences(at).weight;
     }
   }
 };
@@ -134,20 +97,23 @@ BlendPolicy::BlendPolicy(const BlendOptions& options) : options_(options) {
   calibration_.learns_statements = options.calibrated;
 }
 
+// What the longest matches of history and live say about a token that none of them contradicts.
+inline Judgement BlendPolicy::believe(const Contexts& contexts, int32_t token) const {
+  Judgement judgement;
+  judgement.token = token;
+  judgement.says = contexts.says;
+  judgement.weights = Calibration::weights(contexts.longest[0], contexts.longest[1], Calibration::kUnasked);
+  const float* weights = calibration_.weights_of(judgement.weights);
+  judgement.probability = calibration_.squash(
+      weights[kContexts] + weights[kHistory1] * calibration_.evidence(contexts.says[kHistory1]) +
+      weights[kLive1] * calibration_.evidence(contexts.says[kLive1]));
+  return judgement;
+}
+
 // Asks for the longest context that the shared index knows and the next shorter one that occurred more often.
-void BlendPolicy::ask_shared(const Request& request, const Draft& draft, Contexts& contexts) const {
-  int32_t
-      text[SharedIndex::kOrders];  // the last tokens of the response and of the draft; START is before them
-  uint32_t length = 0;
-  for (size_t i = draft.tokens.size(); i-- > 0 && length < SharedIndex::kOrders;) {
-    text[SharedIndex::kOrders - ++length] = draft.tokens[i];
-  }
-  for (size_t i = request.response.size(); i-- > 0 && length < SharedIndex::kOrders;) {
-    text[SharedIndex::kOrders - ++length] = request.response[i];
-  }
-  if (length < SharedIndex::kOrders) text[SharedIndex::kOrders - ++length] = kStartToken;
+inline void BlendPolicy::ask_shared(const SharedContext& context, Contexts& contexts) const {
   const SharedIndex::Entry* entries[SharedIndex::kOrders];
-  const uint32_t known = shared_.find(text + SharedIndex::kOrders, length, entries);
+  const uint32_t known = shared_.find(context, entries);
   contexts.longest[2] = known;
   const uint32_t most = options_.blending ? 2 : 1;
   float last = 0;
@@ -164,136 +130,164 @@ void BlendPolicy::ask_shared(const Request& request, const Draft& draft, Context
 }
 
 // The likeliest token, as the mixer judges it, of the different ones that the contexts name, strongest first.
-Judgement BlendPolicy::choose(const Request& request, const Contexts& contexts,
-                              const History& history) const {
+inline Judgement BlendPolicy::choose(const Request& request, const Contexts& contexts,
+                                     const History& history) const {
   static constexpr Context kOrders[2][kContexts] = {
       {kHistory1, kLive1, kHistory2, kLive2, kShared1, kShared2},
       {kLive1, kHistory1, kLive2, kHistory2, kShared1, kShared2}};
-  const auto& order = kOrders[contexts.longest[1] > contexts.longest[0] ? 1 : 0];
+  Context speak[kContexts];
+  uint32_t speaking = 0;
+  for (const Context by : kOrders[contexts.longest[1] > contexts.longest[0] ? 1 : 0]) {
+    speak[speaking] = by;
+    speaking += contexts.best[by] >= 0 ? 1 : 0;
+  }
   Judgement best;
-  Judgement judgement;
-  judgement.weights = Calibration::weights(contexts.longest[0], contexts.longest[1], contexts.longest[2]);
-  int32_t tried[kChoices];
-  uint32_t num = 0;
-  for (const Context by : order) {
-    const int32_t token = contexts.best[by];
-    if (token < 0 || std::find(tried, tried + num, token) != tried + num) continue;
-    judgement.token = token;
-    for (uint32_t k = 0; k < kContexts; ++k) {
-      if (contexts.best[k] == token || contexts.best[k] < 0) {
-        judgement.says[k] = contexts.says[k];
-        continue;
-      }
-      float count;
-      if (k <= kHistory2) {
-        count = history.index->weight_next(k == kHistory1 ? history.at.first : history.at.second, token);
-      } else if (k <= kLive2) {
-        count = static_cast<float>(request.live->count_next(contexts.live[k - kLive1], token));
-      } else {
-        count = contexts.shared[k - kShared1]->count(token);
-      }
-      judgement.says[k] = count > 0 ? Calibration::says(contexts.kind[k], share_of(count, contexts.total[k]))
-                                    : Calibration::denies(contexts.kind[k], contexts.share[k]);
+  best.weights = Calibration::weights(contexts.longest[0], contexts.longest[1], contexts.longest[2]);
+  const float* weights = calibration_.weights_of(best.weights);
+  const auto says_about = [&](Context k, int32_t token) {
+    float count = 0;
+    if (contexts.share[k] == 1) {  // nothing else came
+    } else if (k <= kHistory2) {
+      count = history.index->weight_next(k == kHistory1 ? history.at : history.shorter, token);
+    } else if (k <= kLive2) {
+      count = static_cast<float>(request.live->count_next(contexts.live[k - kLive1], token));
+    } else {
+      count = contexts.shared[k - kShared1]->count(token);
     }
-    calibration_.mix(judgement);
-    if (best.token < 0 || judgement.probability > best.probability) best = judgement;
+    return count > 0 ? Calibration::says(contexts.kind[k], share_of(count, contexts.total[k]))
+                     : Calibration::denies(contexts.kind[k], contexts.share[k]);
+  };
+  int32_t tried[kChoices] = {-1, -1, -1};
+  uint32_t num = 0;
+  for (uint32_t i = 0; i < speaking; ++i) {
+    const int32_t token = contexts.best[speak[i]];
+    if (token == tried[0] || token == tried[1]) continue;
+    std::array<uint16_t, kContexts> says = contexts.says;
+    float sum = weights[kContexts];
+    for (uint32_t j = 0; j < speaking; ++j) {
+      const Context k = speak[j];
+      if (contexts.best[k] != token) says[k] = says_about(k, token);
+      sum += weights[k] * calibration_.evidence(says[k]);
+    }
+    const float probability = calibration_.squash(sum);
+    if (probability > best.probability) {
+      best.token = token;
+      best.probability = probability;
+      best.says = says;
+    }
     tried[num++] = token;
     if (num == kChoices || best.probability >= 0.5f) break;  // no other can be likelier
   }
   return best;
 }
 
-void BlendPolicy::draft(const Request& request, uint32_t horizon, float min_survival, Draft& draft,
-                        Trail& trail) const {
+BlendPolicy::Draft BlendPolicy::draft(const Request& request, uint32_t horizon, float min_survival,
+                                      Trail& trail) const {
+  Draft draft;
   trail.clear();
-  const bool both = options_.blending;
   History history;
-  history.index = request.history;
-  history.at = request.frozen;
-  if (history.index != nullptr) history.count();
+  history.start(request.history, request.frozen);
+  SharedContext shared = request.shared;
   LiveCursor live;
   if (request.live != nullptr) live = request.live->last(request.sequence);
   uint32_t own = 1;  // the request's own context occurs once more, with nothing after it yet
-  uint32_t length =
-      static_cast<uint32_t>(std::min<size_t>(request.response.size(), 1u << 30)) + 1;  // START too
+  uint32_t length = request.length + 1;  // START too
   float survival = 1;
+  Contexts contexts;
   for (uint32_t position = 0; position < horizon; ++position, ++length, own = 0) {
-    Contexts contexts;
     contexts.clear();
-    const HistoryContexts before = history.at;
-    if (history.index != nullptr && history.look()) {
-      contexts.longest[0] = history.at.first.length;
-      contexts.set(kHistory1, history.at.first.length, history.nexts[0].token, history.nexts[0].weight,
-                   history.totals[0]);
+    if (history.look()) {
+      contexts.longest[0] = history.at.length;
+      contexts.set(kHistory1, history.at.length, history.next.token, history.next.weight, history.total);
     }
     if (request.live != nullptr) {
       request.live->shorten_to_continuation(live);
       if (live.length > 0) contexts.longest[1] = std::min(live.length, length);
       contexts.set_live(kLive1, *request.live, live, contexts.longest[1], own);
     }
-    // Where the longest matches agree and are believed, shorter contexts would not change the choice.
+    // Where the longest matches agree and are believed, shorter contexts would not change the choice; where
+    // the token would not be drafted whatever those say, they are not asked either.
     Judgement chosen;
     const int32_t first = contexts.best[kHistory1] >= 0 ? contexts.best[kHistory1] : contexts.best[kLive1];
+    bool asks = true;
     if (first >= 0 && (contexts.best[kLive1] == first || contexts.best[kLive1] < 0)) {
-      chosen.token = first;
-      chosen.says = contexts.says;
-      chosen.weights = Calibration::weights(contexts.longest[0], contexts.longest[1], Calibration::kUnasked);
-      calibration_.mix(chosen);
+      chosen = believe(contexts, first);
+      const float odds = kRaised * chosen.probability;
+      asks = chosen.probability < kSure && survival * odds >= min_survival * (1 - chosen.probability + odds);
+    } else if (survival * kSure < min_survival) {
+      return draft;
     }
-    if (chosen.token < 0 || chosen.probability < kSure) {
-      if (both && history.index != nullptr && history.look_shorter()) {
-        contexts.set(kHistory2, history.at.second.length, history.nexts[1].token, history.nexts[1].weight,
-                     history.totals[1]);
+    if (asks) {
+      if (options_.blending && request.history != nullptr) {
+        FrozenIndex::Next next;
+        if (history.look_shorter(next)) {
+          contexts.set(kHistory2, history.shorter.length, next.token, next.weight, history.shorter_total);
+        }
       }
-      if (both && request.live != nullptr) {
+      if (options_.blending && request.live != nullptr) {
         LiveCursor shorter = live;
         request.live->shorten(shorter);
         contexts.set_live(kLive2, *request.live, shorter, shorter.length, own);
       }
-      if (options_.shared) ask_shared(request, draft, contexts);
+      if (options_.shared) ask_shared(shared, contexts);
       chosen = choose(request, contexts, history);
+      if (chosen.token < 0) return draft;
     }
-    if (chosen.token < 0) return;
-    trail.push_back({chosen, before});
+    trail.emplace_back(chosen, history.at);
     survival *= chosen.probability;
-    if (survival < min_survival) return;
+    if (survival < min_survival) return draft;
     if (position == 0) {
       const bool by_live = contexts.longest[1] > contexts.longest[0];
       const bool by_history = contexts.longest[0] > 0;
       draft.source = by_live ? Source::kLive : by_history ? Source::kHistory : Source::kShared;
       draft.match_length = contexts.longest[by_live ? 1 : by_history ? 0 : 2];
     }
-    draft.tokens.push_back(chosen.token);
-    draft.probabilities.push_back(chosen.probability);
-    draft.expected += survival;
-    if (history.index != nullptr) history.advance(chosen.token, both);
-    if (request.live != nullptr) request.live->advance(live, chosen.token);
+    draft.size = position + 1;
+    if (draft.size == horizon) return draft;
+    if (request.history != nullptr) history.advance(chosen.token);
+    if (request.live != nullptr) {
+      if (contexts.best[kLive1] == chosen.token) {
+        request.live->follow_best(live);
+      } else {
+        request.live->advance(live, chosen.token);
+      }
+    }
+    if (options_.shared) shared.push(chosen.token);
   }
+  return draft;
 }
 
-size_t BlendPolicy::learn(Trail& trail, std::span<const int32_t> tokens, HistoryContexts& contexts) {
-  size_t foreseen = 0;
-  while (foreseen < trail.size() && foreseen < tokens.size()) {
-    const bool accepted = trail[foreseen].token == tokens[foreseen];
-    calibration_.learn(trail[foreseen], accepted);
+BlendPolicy::Verdict BlendPolicy::learn(Trail& trail, std::span<const int32_t> tokens, FrozenCursor& cursor) {
+  Verdict verdict;
+  size_t& foreseen = verdict.foreseen;
+  const size_t known = std::min(trail.size(), tokens.size());
+  while (foreseen < known) {
+    const Judged& judged = trail[foreseen];
+    const bool accepted = judged.token == tokens[foreseen];
+    calibration_.learn(judged, accepted);
     if (!accepted) break;
+    const bool sure = judged.probability >= kSure && Calibration::is_unasked(judged.weights);
+    if (sure && foreseen < 64) verdict.sure |= uint64_t{1} << foreseen;
     ++foreseen;
   }
   if (foreseen == trail.size() && foreseen > 0) --foreseen;  // where history stands after it was not kept
-  if (foreseen > 0) contexts = trail[foreseen].before;
+  if (foreseen > 0) cursor = trail[foreseen].before;
   trail.clear();
-  return foreseen;
+  return verdict;
 }
 
-void BlendPolicy::observe(std::span<const int32_t> response, size_t added) {
-  if (!options_.shared || added == 0) return;
-  const size_t from = response.size() - added;
-  const size_t tail = std::min<size_t>(from, SharedIndex::kOrders);
-  text_.clear();
-  if (tail == from) text_.push_back(kStartToken);
-  text_.insert(text_.end(), response.begin() + static_cast<std::ptrdiff_t>(from - tail), response.end());
-  for (size_t i = text_.size() - added; i < text_.size(); ++i) {
-    shared_.add(text_.data() + i, static_cast<uint32_t>(i), text_[i]);
+SharedContext BlendPolicy::start() {
+  SharedContext context;
+  context.push(kStartToken);
+  return context;
+}
+
+void BlendPolicy::observe(SharedContext& context, std::span<const int32_t> tokens, uint64_t sure) {
+  if (!options_.shared) return;
+  for (const int32_t token : tokens) {
+    if ((sure & 1) == 0) shared_.add(context, token);
+    sure >>= 1;
+    context.push(token);
   }
 }
 

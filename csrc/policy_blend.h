@@ -25,16 +25,6 @@ struct BlendOptions {
   bool blending = true;    // shorter contexts below the longest match of each source
 };
 
-// A request's two longest contexts in its history: the second is the longest that occurs more often. It moves
-// along with the first, as finding it anew means to read the first one's label again.
-struct HistoryContexts {
-  FrozenCursor first;
-  FrozenCursor second;
-
-  void start(const FrozenIndex& history, std::span<const int32_t> tokens);
-  void advance(const FrozenIndex& history, std::span<const int32_t> tokens);
-};
-
 // Several threads may draft at the same time; learn() and observe() want to be alone.
 class BlendPolicy {
  public:
@@ -42,42 +32,57 @@ class BlendPolicy {
 
   struct Request {
     const FrozenIndex* history = nullptr;  // null without
-    HistoryContexts frozen;
+    FrozenCursor frozen;
     const LiveIndex* live = nullptr;  // null without; its guard is held by the caller
     uint32_t sequence = 0;
-    std::span<const int32_t> response;  // all tokens so far
+    uint32_t length = 0;   // tokens of the response so far
+    SharedContext shared;  // its end
   };
   // What was thought of a token, and where history stood before it.
   struct Judged : Judgement {
-    HistoryContexts before;
+    Judged(const Judgement& judgement, const FrozenCursor& cursor) : Judgement(judgement), before(cursor) {}
+    FrozenCursor before;
   };
   // Of each drafted token, and of one more that was not drafted, until the verdict comes.
   using Trail = std::vector<Judged>;
 
+  struct Draft {
+    uint32_t size = 0;  // tokens: the first of the trail
+    Source source = Source::kNone;
+    uint32_t match_length = 0;
+  };
   // Drafts up to `horizon` tokens while survival is at least `min_survival`.
-  void draft(const Request& request, uint32_t horizon, float min_survival, Draft& draft, Trail& trail) const;
-  // Learns from the tokens that came where `trail` was drafted, and clears it. With a history, moves
-  // `contexts` along those that were foreseen; returns how many.
-  size_t learn(Trail& trail, std::span<const int32_t> tokens, HistoryContexts& contexts);
-  // Adds the last `added` tokens of a response to the shared index.
-  void observe(std::span<const int32_t> response, size_t added);
+  Draft draft(const Request& request, uint32_t horizon, float min_survival, Trail& trail) const;
+
+  struct Verdict {
+    size_t foreseen = 0;  // tokens that `cursor` has taken in
+    uint64_t sure = 0;    // bit by bit, which of the first tokens nobody had to be asked about
+  };
+  // Learns from the tokens that came where `trail` was drafted, and clears it. Moves `cursor`, in the
+  // history, along those that were foreseen.
+  Verdict learn(Trail& trail, std::span<const int32_t> tokens, FrozenCursor& cursor);
+  // Adds the tokens that came after `context` to the shared index, but the `sure` ones, and moves it on.
+  void observe(SharedContext& context, std::span<const int32_t> tokens, uint64_t sure);
+  // A response's beginning.
+  static SharedContext start();
 
   Calibration& calibration() { return calibration_; }
   uint64_t nbytes() const { return sizeof(*this) + shared_.nbytes() + calibration_.nbytes(); }
 
  private:
   static constexpr uint32_t kChoices = 3;  // different tokens compared
-  static constexpr float kSure = 0.8f;     // probability from which the shared index is not asked
+  static constexpr float kSure = 0.75f;    // probability from which only the longest matches are asked
+  static constexpr float kRaised = 1.5f;   // odds that the others may give, over those of the longest matches
 
   struct Contexts;
   struct History;
-  void ask_shared(const Request& request, const Draft& draft, Contexts& contexts) const;
+  Judgement believe(const Contexts& contexts, int32_t token) const;
+  void ask_shared(const SharedContext& context, Contexts& contexts) const;
   Judgement choose(const Request& request, const Contexts& contexts, const History& history) const;
 
   BlendOptions options_;
   Calibration calibration_;
   SharedIndex shared_;
-  std::vector<int32_t> text_;  // scratch of observe()
 };
 
 }  // namespace redraft
