@@ -39,11 +39,11 @@ class Calibration {
   }
   // What a context says about a token that followed it in this share of its occurrences, > 0.
   static uint16_t says(uint16_t kind, float share) {
-    return static_cast<uint16_t>(kind + kShareClass[static_cast<uint32_t>(share * 32)]);
+    return static_cast<uint16_t>(kind + share_class(share));
   }
   // The same for a token that never followed it, by the share of the one that did most often.
   static uint16_t denies(uint16_t kind, float best_share) {
-    return static_cast<uint16_t>(kind + 8 + kShareClass[static_cast<uint32_t>(best_share * 32)] / 2);
+    return static_cast<uint16_t>(kind + 8 + share_class(best_share) / 2);
   }
   static constexpr uint16_t kSilent = 12288;  // what a context that is not there says
 
@@ -128,9 +128,20 @@ class Calibration {
     return classes;
   }();
   // Classes begin at 0, 1.5, 3, 6 ...: by the exponent of total / 1.5.
+  static constexpr std::array<uint8_t, 512> kTotalClass = [] {
+    std::array<uint8_t, 512> classes{};
+    for (int32_t i = 0; i < 256; ++i) {
+      classes[i] = static_cast<uint8_t>(std::clamp(i - 126, 0, static_cast<int32_t>(kTotals) - 1));
+    }
+    return classes;
+  }();
   static uint32_t total_class(float total) {
-    const int exponent = std::bit_cast<int32_t>(total * (1 / 1.5f)) >> 23;
-    return static_cast<uint32_t>(std::clamp(exponent - 126, 0, static_cast<int>(kTotals) - 1));
+    return kTotalClass[std::bit_cast<uint32_t>(total * (1 / 1.5f)) >> 23];
+  }
+  // Of any number, as a damaged index may say anything.
+  static uint32_t share_class(float share) {
+    return kShareClass[static_cast<uint32_t>(
+        static_cast<int32_t>(std::min(1.0f, std::max(0.0f, share)) * 32))];
   }
 
   float stretch(float truth) const { return stretch_[static_cast<uint32_t>(truth * kPoints)]; }

@@ -7,9 +7,6 @@ namespace {
 
 constexpr int32_t kStartToken = -1;
 
-// The share of occurrences, from 0 to 1 whatever a damaged index says.
-float share_of(float count, float total) { return std::min(1.0f, std::max(0.0f, count / total)); }
-
 }  // namespace
 
 // What the contexts say, and about which tokens.
@@ -31,7 +28,7 @@ struct BlendPolicy::Contexts {
   void set(Context context, uint32_t length, int32_t token, float count, float of) {
     best[context] = token;
     total[context] = of;
-    share[context] = share_of(count, of);
+    share[context] = count / of;
     kind[context] = Calibration::kind(context, length, of);
     says[context] = Calibration::says(kind[context], share[context]);
   }
@@ -98,8 +95,7 @@ BlendPolicy::BlendPolicy(const BlendOptions& options) : options_(options) {
 }
 
 // What the longest matches of history and live say about a token that none of them contradicts.
-inline Judgement BlendPolicy::believe(const Contexts& contexts, int32_t token) const {
-  Judgement judgement;
+inline void BlendPolicy::believe(const Contexts& contexts, int32_t token, Judgement& judgement) const {
   judgement.token = token;
   judgement.says = contexts.says;
   judgement.weights = Calibration::weights(contexts.longest[0], contexts.longest[1], Calibration::kUnasked);
@@ -107,7 +103,6 @@ inline Judgement BlendPolicy::believe(const Contexts& contexts, int32_t token) c
   judgement.probability = calibration_.squash(
       weights[kContexts] + weights[kHistory1] * calibration_.evidence(contexts.says[kHistory1]) +
       weights[kLive1] * calibration_.evidence(contexts.says[kLive1]));
-  return judgement;
 }
 
 // Asks for the longest context that the shared index knows and the next shorter one that occurred more often.
@@ -121,6 +116,7 @@ inline void BlendPolicy::ask_shared(const SharedContext& context, Contexts& cont
   for (uint32_t i = known; i-- > 0 && taken < most;) {
     const SharedIndex::Entry& entry = *entries[i];
     if (entry.total <= last) continue;
+    if (last >= kFew) break;
     last = entry.total;
     contexts.shared[taken] = &entry;
     contexts.set(static_cast<Context>(kShared1 + taken), i + 1, entry.tokens[0], entry.counts[0],
@@ -130,8 +126,8 @@ inline void BlendPolicy::ask_shared(const SharedContext& context, Contexts& cont
 }
 
 // The likeliest token, as the mixer judges it, of the different ones that the contexts name, strongest first.
-inline Judgement BlendPolicy::choose(const Request& request, const Contexts& contexts,
-                                     const History& history) const {
+inline void BlendPolicy::choose(const Request& request, const Contexts& contexts, const History& history,
+                                Judgement& best) const {
   static constexpr Context kOrders[2][kContexts] = {
       {kHistory1, kLive1, kHistory2, kLive2, kShared1, kShared2},
       {kLive1, kHistory1, kLive2, kHistory2, kShared1, kShared2}};
@@ -141,12 +137,13 @@ inline Judgement BlendPolicy::choose(const Request& request, const Contexts& con
     speak[speaking] = by;
     speaking += contexts.best[by] >= 0 ? 1 : 0;
   }
-  Judgement best;
+  best.token = -1;
+  best.probability = 0;
   best.weights = Calibration::weights(contexts.longest[0], contexts.longest[1], contexts.longest[2]);
   const float* weights = calibration_.weights_of(best.weights);
   const auto says_about = [&](Context k, int32_t token) {
     float count = 0;
-    if (contexts.share[k] == 1) {  // nothing else came
+    if (!(contexts.share[k] < 1)) {  // nothing else came
     } else if (k <= kHistory2) {
       count = history.index->weight_next(k == kHistory1 ? history.at : history.shorter, token);
     } else if (k <= kLive2) {
@@ -154,7 +151,7 @@ inline Judgement BlendPolicy::choose(const Request& request, const Contexts& con
     } else {
       count = contexts.shared[k - kShared1]->count(token);
     }
-    return count > 0 ? Calibration::says(contexts.kind[k], share_of(count, contexts.total[k]))
+    return count > 0 ? Calibration::says(contexts.kind[k], count / contexts.total[k])
                      : Calibration::denies(contexts.kind[k], contexts.share[k]);
   };
   int32_t tried[kChoices] = {-1, -1, -1};
@@ -178,7 +175,6 @@ inline Judgement BlendPolicy::choose(const Request& request, const Contexts& con
     tried[num++] = token;
     if (num == kChoices || best.probability >= 0.5f) break;  // no other can be likelier
   }
-  return best;
 }
 
 BlendPolicy::Draft BlendPolicy::draft(const Request& request, uint32_t horizon, float min_survival,
@@ -207,33 +203,32 @@ BlendPolicy::Draft BlendPolicy::draft(const Request& request, uint32_t horizon, 
     }
     // Where the longest matches agree and are believed, shorter contexts would not change the choice; where
     // the token would not be drafted whatever those say, they are not asked either.
-    Judgement chosen;
     const int32_t first = contexts.best[kHistory1] >= 0 ? contexts.best[kHistory1] : contexts.best[kLive1];
     bool asks = true;
+    Judged& chosen = trail.emplace_back(history.at);
     if (first >= 0 && (contexts.best[kLive1] == first || contexts.best[kLive1] < 0)) {
-      chosen = believe(contexts, first);
+      believe(contexts, first, chosen);
       const float odds = kRaised * chosen.probability;
       asks = chosen.probability < kSure && survival * odds >= min_survival * (1 - chosen.probability + odds);
     } else if (survival * kSure < min_survival) {
-      return draft;
+      break;
     }
     if (asks) {
-      if (options_.blending && request.history != nullptr) {
+      if (options_.blending && request.history != nullptr && history.total < kFew) {
         FrozenIndex::Next next;
         if (history.look_shorter(next)) {
           contexts.set(kHistory2, history.shorter.length, next.token, next.weight, history.shorter_total);
         }
       }
-      if (options_.blending && request.live != nullptr) {
+      if (options_.blending && contexts.best[kLive1] >= 0 && contexts.total[kLive1] < kFew) {
         LiveCursor shorter = live;
         request.live->shorten(shorter);
         contexts.set_live(kLive2, *request.live, shorter, shorter.length, own);
       }
       if (options_.shared) ask_shared(shared, contexts);
-      chosen = choose(request, contexts, history);
-      if (chosen.token < 0) return draft;
+      choose(request, contexts, history, chosen);
+      if (chosen.token < 0) break;
     }
-    trail.emplace_back(chosen, history.at);
     survival *= chosen.probability;
     if (survival < min_survival) return draft;
     if (position == 0) {
@@ -254,6 +249,7 @@ BlendPolicy::Draft BlendPolicy::draft(const Request& request, uint32_t horizon, 
     }
     if (options_.shared) shared.push(chosen.token);
   }
+  if (!trail.empty() && trail.back().token < 0) trail.pop_back();  // nothing was judged
   return draft;
 }
 

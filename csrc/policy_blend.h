@@ -40,7 +40,7 @@ class BlendPolicy {
   };
   // What was thought of a token, and where history stood before it.
   struct Judged : Judgement {
-    Judged(const Judgement& judgement, const FrozenCursor& cursor) : Judgement(judgement), before(cursor) {}
+    explicit Judged(const FrozenCursor& cursor) : before(cursor) {}
     FrozenCursor before;
   };
   // Of each drafted token, and of one more that was not drafted, until the verdict comes.
@@ -74,11 +74,14 @@ class BlendPolicy {
   static constexpr float kSure = 0.75f;    // probability from which only the longest matches are asked
   static constexpr float kRaised = 1.5f;   // odds that the others may give, over those of the longest matches
 
+  static constexpr float kFew = 6;  // occurrences from which on a shorter context has nothing to add
+
   struct Contexts;
   struct History;
-  Judgement believe(const Contexts& contexts, int32_t token) const;
+  void believe(const Contexts& contexts, int32_t token, Judgement& judgement) const;
   void ask_shared(const SharedContext& context, Contexts& contexts) const;
-  Judgement choose(const Request& request, const Contexts& contexts, const History& history) const;
+  void choose(const Request& request, const Contexts& contexts, const History& history,
+              Judgement& best) const;
 
   BlendOptions options_;
   Calibration calibration_;
