@@ -16,7 +16,7 @@ from redraft.calibration import load_calibration, save_calibration
 from redraft.errors import InvalidArgument
 
 SAVE_SECONDS = 60.0
-"""Between two writes; what is lost when a process is killed. The file has a few KiB, but it is synced."""
+"""Between two writes; what is lost when a process is killed. The file has at most 100 KiB, but it is synced."""
 
 
 class KeptCalibration:

@@ -10,6 +10,8 @@ from typing import Any
 from redraft.errors import InvalidArgument
 
 FILE_PREFIX = "file:"
+POLICIES = ("blend", "longest")
+"""What `Drafter` knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,9 @@ class Options:
     vocabulary: str = ""
     """Fingerprint of the tokenizer's vocabulary; a server holding the run under another one refuses. Empty:
     not checked."""
+    policy: str = "blend"
+    """Of `POLICIES`. "blend": contexts of all sources, weighed by what was learned of them (doc/policy.md). "longest":
+    the longest match alone, half the work and fewer accepted tokens."""
     min_survival: float = 0.25
     """A token is drafted while the probability that it and all before it are accepted is at least this, 0 to
     1."""
@@ -63,6 +68,8 @@ class Options:
                 raise InvalidArgument(f'addresses: "{address}" is not "host:port" with a port of 1 to 65535')
         if not self.run:
             raise InvalidArgument("run: is empty; name the run, as the trainer that publishes does")
+        if self.policy not in POLICIES:
+            raise InvalidArgument(f"policy: {self.policy!r} is none of {', '.join(POLICIES)}")
         if not 0.0 <= self.min_survival <= 1.0:
             raise InvalidArgument(f"min_survival: {self.min_survival} is not between 0 and 1")
         if self.budget != "auto" and not (isinstance(self.budget, int) and self.budget >= -1):
@@ -156,6 +163,7 @@ _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "addresses": _addresses,
     "run": _text,
     "vocabulary": _text,
+    "policy": _text,
     "min_survival": _number,
     "budget": _budget,
     "cost_table": _text,

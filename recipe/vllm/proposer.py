@@ -119,7 +119,7 @@ class RedraftProposer:
         self._called = 0.0
         self._granted = 0
         self._lock = threading.Lock()
-        self._drafter = Drafter(min_survival=options.min_survival)
+        self._drafter = Drafter(min_survival=options.min_survival, policy=options.policy)
         self._calibration = KeptCalibration(options.calibration_dir, options.run, self._drafter, self._logger)
         self._ended = EndedResponses(options.history_tokens)
         self._source = _make_source(options, self._ended)

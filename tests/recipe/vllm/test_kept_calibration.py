@@ -66,11 +66,11 @@ def run_some(make_runner: Callable[..., Any], folder: Path) -> np.ndarray:
 
 def test_a_proposer_goes_on_from_what_the_one_before_learned(make_runner, make_proposer, tmp_path: Path):
     learned = run_some(make_runner, tmp_path / "kept")
-    assert not np.array_equal(learned, Drafter().calibration())
+    assert not np.array_equal(learned, Drafter(policy="blend").calibration())
     again = make_proposer(calibration_dir=str(tmp_path / "kept"), run="org/run 1")
     np.testing.assert_array_equal(again._drafter.calibration(), learned)
     other = make_proposer(calibration_dir=str(tmp_path / "kept"), run="org/run 2")
-    np.testing.assert_array_equal(other._drafter.calibration(), Drafter().calibration())
+    np.testing.assert_array_equal(other._drafter.calibration(), Drafter(policy="blend").calibration())
 
 
 def test_a_damaged_file_is_a_warning_and_is_replaced(make_runner, tmp_path: Path, caplog):

@@ -48,6 +48,7 @@ def test_the_configuration_wins_over_the_environment():
         ({"addresses": 5}, {}, r"^addresses: "),
         ({"run": ""}, {}, r"^run: "),
         ({"run": 3}, {}, r"^run: "),
+        ({"policy": "shortest"}, {}, r"^policy: 'shortest' is none of blend, longest"),
         ({"min_survival": 1.5}, {}, r"^min_survival: 1.5 is not between 0 and 1"),
         ({"min_survival": True}, {}, r"^min_survival: "),
         ({"budget": -2}, {}, r"^budget: "),
