@@ -1,38 +1,21 @@
 #include "csrc/live_index.h"
 
 #include <algorithm>
-#include <array>
 #include <string>
 
 #include "csrc/error.h"
+#include "csrc/live_transitions.h"
 
 namespace redraft {
 namespace {
 
-constexpr uint32_t kRemoved = 0xFFFFFFFEu;  // token of a removed entry of a hash table
-constexpr uint64_t kBytesPerToken = 96;     // generous: at most 2 states and about 4 transitions
-constexpr uint32_t kNumLists = 6;
+using transitions::home;
+using transitions::kRemoved;
+using transitions::next_slot;
+using transitions::size_of_class;
+
+constexpr uint64_t kBytesPerToken = 96;       // generous: at most 2 states and about 4 transitions
 constexpr uint32_t kFetchedTable = 1u << 15;  // entries of the root's table from which on fetch() pays
-
-constexpr std::array<uint32_t, 32> list_sizes() {
-  std::array<uint32_t, 32> sizes{1, 2, 3, 4, 6, 8};
-  for (uint32_t i = kNumLists; i < sizes.size(); ++i) sizes[i] = 16u << (i - kNumLists);
-  return sizes;
-}
-constexpr std::array<uint32_t, 32> kSizes = list_sizes();
-
-uint32_t size_of_class(uint32_t size_class) { return kSizes[size_class]; }
-
-// Entry 0 is the header.
-uint32_t home(uint32_t token, uint32_t size) {
-  const uint32_t slot = (token * 2654435769u) >> 5 & (size - 1);
-  return slot == 0 ? 1 : slot;
-}
-
-uint32_t next_slot(uint32_t slot, uint32_t size) {
-  slot = (slot + 1) & (size - 1);
-  return slot == 0 ? 1 : slot;
-}
 
 }  // namespace
 
@@ -137,38 +120,6 @@ void LiveIndex::grow(uint32_t& last, std::span<const int32_t> tokens) {
 
 // ---- transitions
 // -------------------------------------------------------------------------------------------
-
-inline LiveIndex::Transition* LiveIndex::entries(uint32_t block) { return &pairs_[block & kIndexMask]; }
-
-inline LiveIndex::Transition* LiveIndex::find_entry(uint32_t block, uint32_t token) {
-  if (block == kNone) return nullptr;
-  Transition* transitions = entries(block);
-  const uint32_t size = size_of_class(block >> kIndexBits);
-  if (size <= kLargestList) {
-    for (uint32_t i = 0; i < size; ++i) {
-      if (transitions[i].token == token) return transitions + i;
-    }
-    return nullptr;
-  }
-  uint32_t slot = home(token, size);
-  while (transitions[slot].token != kNone) {
-    if (transitions[slot].token == token) return transitions + slot;
-    slot = next_slot(slot, size);
-  }
-  return nullptr;
-}
-
-inline uint32_t* LiveIndex::find(State& state, uint32_t token) {
-  if (state.token == token) return &state.target;
-  Transition* entry = find_entry(state.block, token);
-  return entry == nullptr ? nullptr : &entry->target;
-}
-
-uint32_t LiveIndex::find(uint32_t state, uint32_t token) const {
-  auto* self = const_cast<LiveIndex*>(this);  // the other find() only hands out a way to write
-  const uint32_t* target = self->find(self->states_[state], token);
-  return target == nullptr ? kNone : *target;
-}
 
 inline void LiveIndex::add(State& state, uint32_t token, uint32_t target) {
   if (state.token == kNone) {
@@ -337,88 +288,6 @@ void LiveIndex::overtake(State& state, uint32_t token, uint32_t target) {
     entry->token = kRemoved;
     --entries(state.block)->target;
     state.block = insert(state.block, demoted);
-  }
-}
-
-// ---- reading
-// -----------------------------------------------------------------------------------------------
-
-LiveCursor LiveIndex::cursor(uint32_t sequence) const {
-  check_sequence(sequence);
-  LiveCursor cursor{sequences_[sequence], states_[sequences_[sequence]].length};
-  shorten_to_continuation(cursor);
-  return cursor;
-}
-
-void LiveIndex::shorten_to_continuation(LiveCursor& cursor) const {
-  while (cursor.length > 0 && states_[cursor.state].token == kNone) {
-    cursor.state = states_[cursor.state].link;
-    cursor.length = states_[cursor.state].length;
-  }
-}
-
-LiveCursor LiveIndex::match(std::span<const int32_t> context) const {
-  LiveCursor cursor;
-  for (const int32_t token : context) {
-    uint32_t target;
-    while ((target = find(cursor.state, static_cast<uint32_t>(token))) == kNone && cursor.state != 0) {
-      cursor.state = states_[cursor.state].link;
-      cursor.length = states_[cursor.state].length;
-    }
-    if (target == kNone) continue;
-    cursor.state = target;
-    ++cursor.length;
-  }
-  return cursor;
-}
-
-uint32_t LiveIndex::count(const LiveCursor& cursor) const {
-  return cursor.length == 0 ? static_cast<uint32_t>(num_tokens_) : states_[cursor.state].count;
-}
-
-LiveCursor LiveIndex::last(uint32_t sequence) const {
-  check_sequence(sequence);
-  return {sequences_[sequence], states_[sequences_[sequence]].length};
-}
-
-void LiveIndex::shorten(LiveCursor& cursor) const {
-  if (cursor.state == 0) {
-    cursor.length = 0;
-    return;
-  }
-  cursor.state = states_[cursor.state].link;
-  cursor.length = states_[cursor.state].length;
-}
-
-bool LiveIndex::best_next(const LiveCursor& cursor, int32_t& token, uint32_t& count) const {
-  const State& self = states_[cursor.state];
-  if (self.token == kNone) return false;
-  token = static_cast<int32_t>(self.token);
-  count = states_[self.target].count;
-  return true;
-}
-
-uint32_t LiveIndex::count_next(const LiveCursor& cursor, int32_t token) const {
-  const uint32_t target = find(cursor.state, static_cast<uint32_t>(token));
-  return target == kNone ? 0 : states_[target].count;
-}
-
-void LiveIndex::advance(LiveCursor& cursor, int32_t token) const {
-  uint32_t target;
-  while ((target = find(cursor.state, static_cast<uint32_t>(token))) == kNone && cursor.state != 0) {
-    shorten(cursor);
-  }
-  if (target == kNone) {
-    cursor = {};
-    return;
-  }
-  cursor.state = target;
-  ++cursor.length;
-}
-
-void LiveIndex::prefetch(uint32_t sequence) const {
-  if (is_open(sequence)) {
-    __builtin_prefetch(&states_[sequences_[sequence]]);
   }
 }
 
