@@ -112,6 +112,18 @@ TEST(BlendPolicy, WhatWasDraftedBeforeDoesNotChangeWhereARequestStands) {
   }
 }
 
+TEST(BlendPolicy, AHistoryThatComesWhileADraftIsOutStandsWhereTheTokensLed) {
+  const std::vector<Tokens> old{{1, 2, 3, 4, 5}, {1, 2, 3, 4, 5}};
+  const auto newer = std::make_shared<FrozenIndex>(testing::freeze({{7, 1, 2, 3, 6, 8}, {1, 2, 3, 6, 8}}));
+  const BlendOptions options;
+  Group group(options, 1, old, 1);
+  const DraftBatch draft = group.step({{1}}, 2);
+  ASSERT_EQ(draft.tokens, (Tokens{2, 3}));
+  group.drafter.set_history(group.handles[0], newer);
+  EXPECT_EQ(group.step({{2, 3}}, 2).tokens, (Tokens{6, 8}));
+  EXPECT_EQ(group.drafter.stats().accepted[static_cast<size_t>(Source::kHistory) * 2], 1);
+}
+
 TEST(BlendPolicy, LearnsThatAContextIsWrong) {
   const std::vector<Tokens> history{{1, 2, 3, 4}, {1, 2, 3, 4}};
   Group group({}, 1, history, 1);
