@@ -8,6 +8,7 @@
 - `agent_loop`: publishes every finished response the moment its agent loop ends, training and validation.
 - `rollout_server`, `worker_extension`: hand vLLM's own per-request speculation counters to the agent loop, and the
   proposers' to the trainer.
+- `batch_agent_loop`, `register_server`: parts for verl's trainers from before V1 (doc/trainers.md).
 - `draft_servers`: one `redraft serve` on every Ray node (`redraft.recipe.ray_servers`).
 - `tally`, `report`: what is counted, and what is logged of it.
 
