@@ -34,7 +34,7 @@ class Options:
 
     horizon: int = 16
     min_survival: float = 0.25
-    policy: str = "longest"
+    policy: str = "blend"
     per_slot: int = 4
     """Responses for each request that runs at once, at least."""
     least: int = 32

@@ -44,7 +44,7 @@ SHOWN = 20
 @click.option(
     "--min-survival", type=click.FloatRange(0, 1), default=0.25, help="Least survival of a proposal."
 )
-@click.option("--policy", type=click.Choice(["longest", "blend"]), default="longest", help="What proposes.")
+@click.option("--policy", type=click.Choice(["blend", "longest"]), default="blend", help="What proposes.")
 @click.option(
     "--noise", type=click.FloatRange(0), default=0.1, help="Spread of the step times that are seen."
 )

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from redraft.errors import FailedPrecondition, RedraftError
 from redraft.recipe.compatibility.releases import VERL
-from redraft.recipe.verl.options import MODES, check_context_length, parse_options
+from redraft.recipe.verl.options import MODES, parse_options
 
 
 def check(config: DictConfig) -> None:
@@ -52,12 +52,6 @@ def check(config: DictConfig) -> None:
             "actor_rollout_ref.rollout.engine_kwargs.vllm.speculative_config: is set by the recipe; remove it, or "
             "set redraft.enable=false"
         )
-    check_context_length(
-        rollout.max_model_len,
-        config.data.max_prompt_length,
-        config.data.max_response_length,
-        options.num_speculative_tokens,
-    )
 
 
 def train(config: DictConfig) -> None:

@@ -126,30 +126,6 @@ def parse_addresses(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def check_context_length(max_model_len: int | None, prompt: int, response: int, draft: int) -> None:
-    """Refuse an engine context that has no room for drafts behind the longest response.
-
-    When any request is closer to the end of its context than `draft` tokens, vLLM skips the proposer for the whole
-    batch, so a context cut to fit would switch drafting off in the long tail, where it pays most.
-
-    Args:
-        max_model_len: rollout.max_model_len, tokens; None means the model's own, which is not checked here.
-        prompt: data.max_prompt_length, tokens.
-        response: data.max_response_length, tokens.
-        draft: redraft.num_speculative_tokens.
-
-    Raises:
-        InvalidArgument: max_model_len < prompt + response + draft.
-    """
-    needed = prompt + response + draft
-    if max_model_len is not None and max_model_len < needed:
-        raise InvalidArgument(
-            f"actor_rollout_ref.rollout.max_model_len: {max_model_len} leaves no room for drafts behind the longest "
-            f"response; set it to at least {needed} (max_prompt_length {prompt} + max_response_length {response} + "
-            f"redraft.num_speculative_tokens {draft}), or shorten one of these"
-        )
-
-
 def _known(group: Mapping[str, Any], cls: type, name: str) -> dict[str, Any]:
     """Return `group` as a dict after checking that the dataclass `cls` has all its keys."""
     _check(isinstance(group, Mapping), name, "a group of options", group)

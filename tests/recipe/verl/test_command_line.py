@@ -35,7 +35,6 @@ for overrides in (
     ["trainer.v1.trainer_mode=elastic"],
     ["actor_rollout_ref.rollout.name=sglang"],
     ["+actor_rollout_ref.rollout.engine_kwargs.vllm.speculative_config.method=ngram"],
-    ["data.max_prompt_length=100", "data.max_response_length=100", "actor_rollout_ref.rollout.max_model_len=200"],
     ["redraft.enable=false", "actor_rollout_ref.rollout.name=sglang"],
 ):
     with hydra.initialize_config_dir(str(folder), version_base=None):
@@ -47,12 +46,11 @@ for overrides in (
         print(str(error).split(":")[0])
 """
     done = run("-c", code)
-    assert done.stdout.splitlines()[-7:] == [
+    assert done.stdout.splitlines()[-6:] == [
         "redraft.addresses",
         "trainer.use_v1",
         "trainer.v1.trainer_mode",
         "actor_rollout_ref.rollout.name",
         "actor_rollout_ref.rollout.engine_kwargs.vllm.speculative_config",
-        "actor_rollout_ref.rollout.max_model_len",
         "accepted",
     ], done.stderr[-3000:]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from redraft.errors import InvalidArgument
-from redraft.recipe.verl.options import Options, check_context_length, parse_addresses, parse_options
+from redraft.recipe.verl.options import Options, parse_addresses, parse_options
 
 
 def test_no_group_means_the_defaults() -> None:
@@ -86,13 +86,3 @@ def test_addresses_may_stand_in_a_file_named_from_the_folder_where_training_is_s
     for odd in ("file:", ["file:/a", "b:1"]):
         with pytest.raises(InvalidArgument, match=r"^redraft\.addresses: "):
             parse_addresses(odd)
-
-
-def test_a_context_without_room_for_drafts_is_refused_with_the_length_that_it_needs() -> None:
-    with pytest.raises(InvalidArgument, match=r"max_model_len: 176 leaves no room .* at least 184"):
-        check_context_length(176, 128, 48, 8)
-
-
-@pytest.mark.parametrize("length", [184, None])
-def test_a_context_with_room_is_accepted(length: int | None) -> None:
-    check_context_length(length, 128, 48, 8)
