@@ -47,6 +47,8 @@ class Result:
     open_verified_us: float = np.nan
     blob_bytes: float = np.nan
     tokens_per_step: float = np.nan
+    step512_blend_ms_p50: float = np.nan
+    tokens_per_step_blend: float = np.nan
     instructions_per_request_step: float = np.nan
     name: str = "redraft"
 
@@ -141,12 +143,15 @@ def spread(trace: Trace, count: int = STEP_REQUESTS) -> tuple[list[Group], list[
     return trace.groups, requests
 
 
-def measure_step(trace: Trace) -> tuple[float, float]:
-    """Return the median CPU time of one step of 512 requests through Python, and tokens per request and step."""
+def measure_step(trace: Trace, policy: str) -> tuple[float, float]:
+    """Return the median CPU time of one step of 512 requests through Python, and tokens per request and step.
+
+    "longest" is what the indexes cost, "blend" the whole policy.
+    """
     groups, requests = spread(trace)
     histories = [build(split(group)[0] or group.responses) for group in groups]
     lives = [LiveIndex(group.prompt) for group in groups]
-    drafter = Drafter(policy="longest")
+    drafter = Drafter(policy=policy)
     handles = np.array([drafter.open(lives[n], history=histories[n]) for n, _ in requests], dtype=np.int32)
     engine = Engine([text for _, text in requests])
     drafts: list[list[int]] = [[] for _ in requests]
@@ -244,7 +249,8 @@ def measure(trace: Trace, report: Callable[[str], None] = lambda _: None) -> Res
     report("draft")
     drafts = measure_drafts(trace)
     report("step of 512 requests")
-    step, emitted = measure_step(trace)
+    step, emitted = measure_step(trace, "longest")
+    blend, emitted_blend = measure_step(trace, "blend")
     report("rebuild")
     return replace(
         result,
@@ -252,5 +258,7 @@ def measure(trace: Trace, report: Callable[[str], None] = lambda _: None) -> Res
         draft_us_p99=float(np.percentile(drafts, 99)) * 1e6,
         step512_ms_p50=step * 1e3,
         tokens_per_step=emitted,
+        step512_blend_ms_p50=blend * 1e3,
+        tokens_per_step_blend=emitted_blend,
         rebuild_growth_bytes=measure_rebuilds(trace),
     )

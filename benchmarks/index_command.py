@@ -27,6 +27,8 @@ COLUMNS = [
     ("draft_us_p99", "p99", "{:.2f}", 5.0),
     ("step512_ms_p50", "step 512 ms", "{:.3f}", 0.5),
     ("tokens_per_step", "tokens/step", "{:.2f}", None),
+    ("step512_blend_ms_p50", "step 512 blend ms", "{:.3f}", 1.0),
+    ("tokens_per_step_blend", "tokens/step", "{:.2f}", None),
     ("rebuild_growth_bytes", "rebuild growth B", "{:,.0f}", None),
     ("open_us", "open us", "{:.1f}", 50.0),
     ("open_verified_us", "verified", "{:.0f}", None),
