@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 from verl.experimental.agent_loop import AgentLoopManager, AgentLoopWorker
+from verl.utils.ray_utils import auto_await
 
 from redraft.recipe.verl.attempts import close_trajectory, open_trajectory
 from redraft.recipe.verl.llm_client import noting
@@ -68,10 +69,11 @@ class RecordingManager(AgentLoopManager):
         self.llm_client = noting(self.llm_client)
         self.agent_loop_workers_class = ray.remote(RecordingWorker)
 
-    def generate_sequences(self, prompts: Any) -> Any:
+    @auto_await  # looks at who calls whether to give a result or something to wait for, so that must be like verl's own
+    async def generate_sequences(self, prompts: Any) -> Any:
         """Roll a batch out as verl does, its rows numbered first: chunks of a group may go to several workers."""
         self.mark(prompts, int(prompts.meta_info.get("global_steps", 0)))
-        return super().generate_sequences(prompts)
+        return await super().generate_sequences(prompts)
 
     def mark(self, prompts: Any, step: int, epoch: int | None = None) -> None:
         """Add the columns that name the trajectories of a batch.
