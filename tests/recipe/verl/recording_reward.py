@@ -22,7 +22,8 @@ class RecordingRewardManager(RewardManagerBase):
         prompt = item.batch["prompts"][mask[:split]].tolist()
         response = item.batch["responses"][mask[split:]].tolist()
         reward = sum(token % 2 == 0 for token in response) / len(response)
-        columns = {k: item.non_tensor_batch[k] for k in ("uid", "session_id", "global_steps")}
+        # Trainers from before V1 have their rows' numbers elsewhere.
+        columns = {k: item.non_tensor_batch.get(k, -1) for k in ("uid", "session_id", "global_steps")}
         row = {
             "prompt": prompt,
             "response": response,

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ def train(
     arguments: list[str],
     stored: Callable[[Path, str], list[Rollout]],
     watch: Callable[[], None] = lambda: None,
+    launch: Sequence[str] = ("-m", "redraft.recipe.cpu.main_ppo"),
     **environment: str,
 ) -> Run:
     """Train in a process of its own and wait for its end.
@@ -49,6 +50,7 @@ def train(
         arguments: of the command line.
         stored: reads a server's data directory.
         watch: called every tenth of a second.
+        launch: what Python is to run.
         environment: further variables of the process.
     """
     environment = {
@@ -58,7 +60,7 @@ def train(
         "PYTHONUNBUFFERED": "1",
         **environment,
     }
-    command = [sys.executable, "-m", "redraft.recipe.cpu.main_ppo", *arguments]
+    command = [sys.executable, *launch, *arguments]
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
         try:
