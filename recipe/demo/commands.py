@@ -9,9 +9,7 @@ from pathlib import Path
 import click
 
 from redraft.errors import RedraftError
-
-MODELS = ("tiny", "smollm2")
-TRAINER_MODES = ("sync", "colocate_async")
+from redraft.recipe.demo.choices import MODELS, TRAINER_MODES
 
 
 @click.command()

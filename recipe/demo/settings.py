@@ -8,10 +8,6 @@ from typing import Any
 from redraft.recipe.demo.policy import PolicyConfig
 from redraft.recipe.demo.tasks import TASKS, Task
 
-MODELS = ("tiny", "smollm2")
-TRAINER_MODES = ("sync", "colocate_async")
-"""Of verl's `trainer.v1.trainer_mode`, those that two cores have room for."""
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -51,7 +47,7 @@ class Settings:
     """Temperature of one more measurement, beside that of training."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     trainer_mode: str = "sync"
-    """verl's: of `TRAINER_MODES`."""
+    """verl's, of `choices.TRAINER_MODES`."""
     seed: int = 1
 
     @property
@@ -71,7 +67,7 @@ class Settings:
 
 
 def choose(model: str, *, small: bool = False, **changes: Any) -> Settings:
-    """Return the settings of a model of `MODELS`; `small` shortens everything; `changes` that are None count not."""
+    """Return a model's settings; `small` shortens everything; `changes` that are None count not."""
     settings = {"tiny": _tiny, "smollm2": _smollm2}[model](small)
     return replace(settings, **{name: value for name, value in changes.items() if value is not None})
 

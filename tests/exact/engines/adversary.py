@@ -29,6 +29,27 @@ drafted: list[int] = []
 CORE = ("longer than allowed", "beyond the vocabulary")
 
 
+def make_engine(model: str, longest: int, **more: Any) -> Any:
+    """Return an `LLM` that drafts as `drafter` says, at most `longest` tokens; `more` are vLLM's arguments."""
+    from vllm import LLM
+
+    return LLM(
+        model,
+        dtype="float32",
+        enforce_eager=True,
+        max_num_batched_tokens=8192,
+        seed=3,
+        disable_log_stats=False,
+        speculative_config={
+            "method": "custom_class",
+            "model": "adversary.Adversary",
+            "num_speculative_tokens": longest,
+        },
+        additional_config={"redraft": {"min_survival": 0.0, "budget": -1}},
+        **more,
+    )
+
+
 class Adversary(RedraftProposer):
     """Redraft's proposer, whose drafts are replaced after they were made, so that its state is a real one's."""
 

@@ -37,28 +37,12 @@ def main() -> None:
     with open(sys.argv[1]) as file:
         settings = json.load(file)
     from transformers import AutoModelForCausalLM
-    from vllm import LLM
 
     model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32)
     size = model.config.vocab_size
     adversary.vocab_size = size
     adversary.after.update(usual(model))
-    engine = LLM(
-        settings["model"],
-        dtype="float32",
-        enforce_eager=True,
-        max_model_len=settings.get("max_model_len", 128),
-        max_num_seqs=TOGETHER,
-        max_num_batched_tokens=8192,
-        seed=3,
-        disable_log_stats=False,
-        speculative_config={
-            "method": "custom_class",
-            "model": "adversary.Adversary",
-            "num_speculative_tokens": LONGEST,
-        },
-        additional_config={"redraft": {"min_survival": 0.0, "budget": -1}},
-    )
+    engine = adversary.make_engine(settings["model"], LONGEST, max_model_len=128, max_num_seqs=TOGETHER)
     result: dict[str, Any] = {}
     for number, (name, drafter, variants, share) in enumerate(settings["cases"]):
         adversary.drafter = drafter

@@ -33,26 +33,15 @@ def main() -> None:
     with open(sys.argv[1]) as file:
         settings = json.load(file)
     from transformers import AutoModelForCausalLM
-    from vllm import LLM
 
     model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32)
     size = model.config.vocab_size
     adversary.vocab_size = size
-    engine = LLM(
+    engine = adversary.make_engine(
         settings["model"],
-        dtype="float32",
-        enforce_eager=True,
+        LONGEST,
         max_model_len=64,
         max_num_seqs=128,  # later requests find what earlier ones wrote
-        max_num_batched_tokens=8192,
-        seed=3,
-        disable_log_stats=False,
-        speculative_config={
-            "method": "custom_class",
-            "model": "adversary.Adversary",
-            "num_speculative_tokens": LONGEST,
-        },
-        additional_config={"redraft": {"min_survival": 0.0, "budget": -1}},
     )
     result: dict[str, Any] = {"cases": {}, "refused": {}}
     for number, (name, drafter, parameters, target, share) in enumerate(settings["cases"]):

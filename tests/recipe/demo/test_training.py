@@ -6,9 +6,10 @@ import pytest
 
 from redraft.errors import FailedPrecondition
 from redraft.recipe.demo import training
+from redraft.recipe.demo.choices import MODELS, TRAINER_MODES
 from redraft.recipe.demo.comparison import epochs_to_time
 from redraft.recipe.demo.progress import figures
-from redraft.recipe.demo.settings import MODELS, TRAINER_MODES, choose
+from redraft.recipe.demo.settings import choose
 from redraft.recipe.verl.options import MODES
 
 

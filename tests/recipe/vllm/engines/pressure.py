@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from functools import partial
 
 import drafting
 
@@ -39,15 +40,10 @@ def main() -> None:
     engine, proposer = llm.llm_engine, proposers()[0]
     prompts, responses, open_requests = settings["prompts"], {}, []
 
-    def start(name: str, prompt: list[int], max_tokens: int) -> None:
-        parameters = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True, detokenize=False)
-        engine.add_request(name, {"prompt_token_ids": prompt}, parameters)
+    start = partial(drafting.start, engine)
 
     def run(steps: int | None = None) -> None:
-        while engine.has_unfinished_requests() and steps != 0:
-            for output in engine.step():
-                responses[output.request_id] = list(output.outputs[0].token_ids)
-            steps = None if steps is None else steps - 1
+        drafting.run(engine, responses, steps)
         open_requests.append(proposer.stats().requests)
 
     # Siblings that need more blocks than there are.

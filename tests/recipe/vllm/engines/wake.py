@@ -9,6 +9,7 @@ step after those that were aborted were resumed).
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import drafting
@@ -38,15 +39,7 @@ def main() -> None:
     texts: dict[str, list[int]] = {}
     result: dict[str, object] = {"parts": {}}
 
-    def start(name: str, prompt: list[int], max_tokens: int) -> None:
-        parameters = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True, detokenize=False)
-        engine.add_request(name, {"prompt_token_ids": prompt}, parameters)
-
-    def run(steps: int | None = None) -> None:
-        while engine.has_unfinished_requests() and steps != 0:
-            for output in engine.step():
-                texts[output.request_id] = list(output.outputs[0].token_ids)
-            steps = None if steps is None else steps - 1
+    start, run = partial(drafting.start, engine), partial(drafting.run, engine, texts)
 
     def change_weights(seed: int) -> None:
         """Load weights with which every token means another one, the way a trainer brings its own."""
