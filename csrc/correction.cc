@@ -1,7 +1,6 @@
 #include "csrc/correction.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <string>
 
@@ -12,37 +11,30 @@ namespace {
 
 constexpr float kPrior = 8;      // promised and accepted, before the first outcome
 constexpr float kMemory = 1000;  // promised acceptances after which the old ones are halved
-constexpr float kHighest = 0.999f;
 
 }  // namespace
 
-uint16_t Correction::slot(uint8_t source, uint32_t match_length, float probability) {
-  const uint32_t length = std::max(match_length, 1u);
-  const uint32_t width = static_cast<uint32_t>(std::bit_width(length));  // 1: 1, 2-3: 2, 4-7: 3 ...
-  const uint32_t length_class = length < 4 ? length - 1 : std::min(width, kLengths - 1);
-  const uint32_t estimate =
-      std::min(static_cast<uint32_t>(std::max(probability, 0.0f) * kEstimates), kEstimates - 1);
-  return static_cast<uint16_t>((source * kLengths + length_class) * kEstimates + estimate);
-}
-
-float Correction::correct(uint16_t slot, float probability) const {
+void Correction::weigh(uint16_t slot) {
   const Evidence& evidence = evidence_[slot];
-  return std::min(kHighest, probability * (evidence.accepted + kPrior) / (evidence.promised + kPrior));
+  factors_[slot] = (evidence.accepted + kPrior) / (evidence.promised + kPrior);
 }
 
-void Correction::learn(std::span<const Judged> judged, std::span<const int32_t> emitted) {
+size_t Correction::learn(std::span<const Judged> judged, std::span<const int32_t> emitted) {
   const size_t known = std::min(judged.size(), emitted.size());
   for (size_t i = 0; i < known; ++i) {
-    const bool accepted = judged[i].token == emitted[i];
-    Evidence& evidence = evidence_[judged[i].slot];
-    evidence.promised += judged[i].probability;
-    evidence.accepted += accepted ? 1.0f : 0.0f;
+    const auto& [token, estimate, probability, slot] = judged[i];
+    const bool accepted = token == emitted[i];
+    Evidence& evidence = evidence_[slot];
+    evidence.promised += estimate;
+    if (accepted) evidence.accepted += 1;
     if (evidence.promised > kMemory) {
       evidence.promised /= 2;
       evidence.accepted /= 2;
     }
-    if (!accepted) return;
+    weigh(slot);
+    if (!accepted) return i;
   }
+  return known;
 }
 
 std::vector<float> Correction::state() const {
@@ -63,7 +55,10 @@ void Correction::restore(std::span<const float> state) {
   for (const float value : state) {
     if (!(value >= 0) || !std::isfinite(value)) throw_invalid("calibration: must hold finite values >= 0");
   }
-  for (size_t i = 0; i < evidence_.size(); ++i) evidence_[i] = {state[2 * i], state[2 * i + 1]};
+  for (uint16_t slot = 0; slot < evidence_.size(); ++slot) {
+    evidence_[slot] = {state[2 * slot], state[2 * slot + 1]};
+    weigh(slot);
+  }
 }
 
 }  // namespace redraft

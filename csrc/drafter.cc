@@ -20,7 +20,6 @@ constexpr uint32_t kSlotMask = (1u << kSlotBits) - 1;
 
 // What a request holds at once, so that most steps allocate nothing.
 constexpr size_t kUsualTokens = 256;
-constexpr size_t kUsualHorizon = 16;
 
 }  // namespace
 
@@ -91,11 +90,11 @@ int32_t Drafter::open(std::shared_ptr<LiveIndex> live, std::span<const int32_t> 
   self.history = std::move(history);
   self.tokens.reserve(std::max(tokens.size(), kUsualTokens));
   self.tokens.assign(tokens.begin(), tokens.end());
-  if (!policy_) self.judged.reserve(kUsualHorizon);
+  if (!policy_) self.judged.resize(Proposal::kUsual + 1);
   self.drafted = 0;
   self.trail.clear();
   self.moved = false;
-  self.judged.clear();
+  self.num_judged = 0;
   self.context = BlendPolicy::start();
   if (policy_) policy_->observe(self.context, tokens, 0);
   match_history(self);
@@ -168,45 +167,47 @@ DraftStats Drafter::stats() const {
   return stats;
 }
 
-void Drafter::check_step(std::span<const int32_t> requests, std::span<const int32_t> tokens,
-                         std::span<const int32_t> offsets, std::span<const int32_t> horizons,
-                         int64_t budget) const {
+// Returns the requests.
+std::vector<Drafter::Request*> Drafter::check_step(std::span<const int32_t> requests,
+                                                   std::span<const int32_t> tokens,
+                                                   std::span<const int32_t> offsets,
+                                                   std::span<const int32_t> horizons, int64_t budget) {
   if (offsets.size() != requests.size() + 1) throw_invalid("offsets: must hold one entry more than requests");
   if (horizons.size() != requests.size()) throw_invalid("horizons: must hold one entry for each request");
   if (budget < -1) throw_invalid("budget: must be >= 0, or -1 for no bound");
   if (offsets.front() != 0) throw_invalid("offsets: must start with 0");
-  for (size_t i = 0; i < requests.size(); ++i) {
+  // Of many values at once, most often all are right.
+  bool wrong = false;
+  for (size_t i = 0; i < requests.size(); ++i) wrong |= (offsets[i + 1] < offsets[i]) | (horizons[i] < 0);
+  for (size_t i = 0; wrong && i < requests.size(); ++i) {
     if (offsets[i + 1] < offsets[i]) throw_invalid("offsets: must not fall, at " + std::to_string(i + 1));
     if (horizons[i] < 0) throw_invalid("horizons: must be >= 0, at " + std::to_string(i));
   }
   if (static_cast<size_t>(offsets.back()) != tokens.size()) {
     throw_invalid("offsets: must end with the number of new_token_ids, " + std::to_string(tokens.size()));
   }
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    if (tokens[i] < 0) throw_invalid("new_token_ids: negative id at " + std::to_string(i));
+  int32_t signs = 0;
+  for (const int32_t token : tokens) signs |= token;
+  if (signs < 0) {
+    const auto negative = std::find_if(tokens.begin(), tokens.end(), [](int32_t token) { return token < 0; });
+    throw_invalid("new_token_ids: negative id at " + std::to_string(negative - tokens.begin()));
   }
   seen_.assign(slots_.size(), 0);
+  std::vector<Request*> rows;
+  rows.reserve(requests.size());
   for (const int32_t request : requests) {
-    find(request);
+    rows.push_back(&find(request));
     if (seen_[static_cast<uint32_t>(request) & kSlotMask]++) {
       throw_invalid("requests: " + std::to_string(request) + " is named twice");
     }
   }
+  return rows;
 }
 
-// Counts what became of the last draft: the new tokens repeat what was accepted of it.
-void Drafter::record(const Request& request, std::span<const int32_t> tokens) {
-  ++stats_.steps;
-  stats_.emitted += static_cast<int64_t>(tokens.size());
+// Counts what became of the last draft, of which so many tokens were accepted.
+void Drafter::record(const Request& request, size_t accepted) {
   const size_t length = request.drafted;
   if (length == 0) return;
-  const size_t known = std::min(length, tokens.size());
-  size_t accepted = 0;
-  if (policy_) {
-    while (accepted < known && request.trail[accepted].token == tokens[accepted]) ++accepted;
-  } else {
-    while (accepted < known && request.judged[accepted].token == tokens[accepted]) ++accepted;
-  }
   const int64_t positions = stats_.positions;
   const int64_t wider = static_cast<int64_t>(length);
   if (wider > positions) {
@@ -227,18 +228,25 @@ void Drafter::record(const Request& request, std::span<const int32_t> tokens) {
   if (accepted > 0) ++stats_.accepted[row + accepted - 1];
 }
 
-// The engine's verdict on the last draft.
+// The engine's verdict on the last draft: the new tokens repeat what was accepted of it.
 void Drafter::account(Request& request, std::span<const int32_t> tokens) {
-  if (!tokens.empty()) record(request, tokens);
+  size_t accepted = 0;
   if (policy_) {
+    const size_t known = std::min<size_t>(request.drafted, tokens.size());
+    while (accepted < known && request.trail[accepted].token == tokens[accepted]) ++accepted;
     FrozenCursor old;  // what the trail knows of
     request.verdict = policy_->learn(request.trail, tokens, request.moved ? old : request.cursor);
     if (request.moved) request.verdict.foreseen = 0;
     request.moved = false;
   } else if (!tokens.empty()) {
-    correction_.learn(request.judged, tokens);
+    const size_t right = correction_.learn({request.judged.data(), request.num_judged}, tokens);
+    accepted = std::min<size_t>(request.drafted, right);
   }
-  request.judged.clear();
+  if (!tokens.empty()) {
+    ++stats_.steps;
+    record(request, accepted);
+  }
+  request.num_judged = 0;
   request.drafted = 0;
   request.source = Source::kNone;
 }
@@ -300,15 +308,13 @@ DraftBatch Drafter::step(std::span<const int32_t> requests, std::span<const int3
                          std::span<const int32_t> offsets, std::span<const int32_t> horizons, int64_t budget,
                          const StepCosts& costs) {
   const std::lock_guard lock(mutex_);
-  check_step(requests, tokens, offsets, horizons, budget);
+  const std::vector<Request*> rows = check_step(requests, tokens, offsets, horizons, budget);
   if (!costs.draft_tokens.empty()) check_costs(costs);
-  std::vector<Request*> rows;
-  rows.reserve(requests.size());
-  for (const int32_t request : requests) rows.push_back(&slots_[static_cast<uint32_t>(request) & kSlotMask]);
   // All tokens go in before anything is drafted: what a sibling wrote in this very step already helps.
   for (size_t row = 0; row < rows.size(); ++row) {
     account(*rows[row], tokens.subspan(offsets[row], offsets[row + 1] - offsets[row]));
   }
+  stats_.emitted += static_cast<int64_t>(tokens.size());
   accept_all(rows, tokens, offsets);
   DraftBatch batch = draft_all(rows, horizons);
   allot(rows, budget, costs, batch);

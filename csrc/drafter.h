@@ -82,22 +82,24 @@ class Drafter {
     BlendPolicy::Trail trail;      // what was proposed last, with a policy, and what was thought of it
     BlendPolicy::Verdict verdict;  // on that
     bool moved = false;            // another history came after that
-    std::vector<Judged> judged;    // what was proposed and thought of the longest match
+    std::vector<Judged> judged;    // what was proposed and thought of the longest match; room for more
+    uint32_t num_judged = 0;       // of these
   };
 
   Request& find(int32_t request);
   const Request& find(int32_t request) const;
-  void check_step(std::span<const int32_t> requests, std::span<const int32_t> tokens,
-                  std::span<const int32_t> offsets, std::span<const int32_t> horizons, int64_t budget) const;
+  std::vector<Request*> check_step(std::span<const int32_t> requests, std::span<const int32_t> tokens,
+                                   std::span<const int32_t> offsets, std::span<const int32_t> horizons,
+                                   int64_t budget);
   static void match_history(Request& request);
   void account(Request& request, std::span<const int32_t> tokens);
   bool accept(Request& request, std::span<const int32_t> tokens) const;
   void accept_all(std::span<Request* const> rows, std::span<const int32_t> tokens,
                   std::span<const int32_t> offsets);
-  void record(const Request& request, std::span<const int32_t> tokens);
+  void record(const Request& request, size_t accepted);
   struct Scratch;
-  void promise(Request& request, Source source, const Proposal& proposal, Scratch& scratch,
-               DraftBatch& batch) const;
+  static void promise(Request& request, Source source, Proposal& proposal, size_t row, Scratch& scratch,
+                      DraftBatch& batch);
   void draft_rows(std::span<Request* const> rows, std::span<const int32_t> horizons, size_t begin, size_t end,
                   DraftBatch& batch);
   DraftBatch draft_all(std::span<Request* const> rows, std::span<const int32_t> horizons);
@@ -110,8 +112,8 @@ class Drafter {
   Correction correction_;  // without a policy
   std::vector<Request> slots_;
   std::vector<uint32_t> free_slots_;
-  DraftStats stats_;                   // but that `drafted` and `accepted` count those that ended there
-  mutable std::vector<uint8_t> seen_;  // slots met in the step being checked
+  DraftStats stats_;           // but that `drafted` and `accepted` count those that ended there
+  std::vector<uint8_t> seen_;  // slots met in the step being checked
   mutable std::mutex mutex_;
 };
 

@@ -41,8 +41,7 @@ void Drafter::allot(std::span<Request* const> rows, int64_t budget, const StepCo
   shorten(batch, lengths);
   if (policy_) return;
   for (size_t row = 0; row < rows.size(); ++row) {
-    std::vector<Judged>& judged = rows[row]->judged;
-    judged.resize(std::min(judged.size(), static_cast<size_t>(lengths[row]) + 1));
+    rows[row]->num_judged = std::min(rows[row]->num_judged, static_cast<uint32_t>(lengths[row]) + 1);
   }
 }
 

@@ -12,7 +12,6 @@ namespace redraft {
 struct Drafter::Scratch {
   Proposal history;
   Proposal live;
-  std::vector<Judged> judged;
   size_t num_tokens = 0;  // in the batch
 
   void make_room(DraftBatch& batch) const {
@@ -20,42 +19,29 @@ struct Drafter::Scratch {
     batch.tokens.resize(2 * num_tokens);
     batch.probabilities.resize(2 * num_tokens);
   }
-  Judged* judge(size_t tokens) {
-    if (judged.size() < tokens) judged.resize(2 * tokens);
-    return judged.data();
-  }
 };
 
-// Appends a proposal to the batch: corrects its estimates and ends it where its survival is too low by that.
-// The request remembers what it will learn from: its draft and one token more, which the bonus token judges;
-// so what is not worth drafting now is still known when it becomes so.
-void Drafter::promise(Request& request, Source source, const Proposal& proposal, Scratch& scratch,
-                      DraftBatch& batch) const {
+// Appends a proposal to the batch, as its row `row`. The request remembers what it will learn from: its draft
+// and one token more, which the bonus token judges; so what is not worth drafting now is still known when it
+// becomes so.
+void Drafter::promise(Request& request, Source source, Proposal& proposal, size_t row, Scratch& scratch,
+                      DraftBatch& batch) {
+  const uint32_t size = proposal.size;
   const size_t at = scratch.num_tokens;
-  Judged* const judged = scratch.judge(proposal.size);
-  if (at + proposal.size > batch.tokens.size()) {  // longer than needed until all rows are in
-    batch.tokens.resize(2 * (at + proposal.size));
-    batch.probabilities.resize(2 * (at + proposal.size));
-  }
+  scratch.num_tokens += size;
+  scratch.make_room(batch);
+  const Judged* const judged = proposal.tokens.data();
   int32_t* const tokens = batch.tokens.data() + at;
   float* const probabilities = batch.probabilities.data() + at;
-  float survival = 1;
-  uint32_t kept = 0;
-  for (; kept < proposal.size; ++kept) {
-    const auto [token, estimate] = proposal.tokens[kept];
-    const uint16_t slot =
-        Correction::slot(static_cast<uint8_t>(source), proposal.match_length + kept, estimate);
-    judged[kept] = {token, slot, estimate};
-    const float probability = correction_.correct(slot, estimate);
-    survival *= probability;
-    if (survival < min_survival_) break;
-    tokens[kept] = token;
-    probabilities[kept] = probability;
+  for (uint32_t i = 0; i < size; ++i) {
+    tokens[i] = judged[i].token;
+    probabilities[i] = judged[i].probability;
   }
-  scratch.num_tokens = at + kept;
-  request.judged.assign(judged, judged + std::min(proposal.size, kept + 1));
-  batch.sources.push_back(static_cast<uint8_t>(kept > 0 ? source : Source::kNone));
-  batch.match_lengths.push_back(kept > 0 ? static_cast<int32_t>(proposal.match_length) : 0);
+  request.judged.swap(proposal.tokens);
+  request.num_judged = proposal.num_judged;
+  if (size == 0) return;
+  batch.sources[row] = static_cast<uint8_t>(source);
+  batch.match_lengths[row] = static_cast<int32_t>(proposal.match_length);
 }
 
 // Appends rows [begin, end) of the batch.
@@ -63,7 +49,12 @@ void Drafter::draft_rows(std::span<Request* const> rows, std::span<const int32_t
                          size_t end, DraftBatch& batch) {
   Held held;
   Scratch scratch;
-  auto& [history, live, judged, num_tokens] = scratch;
+  auto& [history, live, num_tokens] = scratch;
+  batch.sources.assign(end - begin, static_cast<uint8_t>(Source::kNone));
+  batch.match_lengths.assign(end - begin, 0);
+  const size_t before = batch.offsets.size();
+  batch.offsets.resize(before + (end - begin));
+  int32_t* offset = batch.offsets.data() + before;
   for (size_t row = begin; row < end; ++row) {
     Request& request = *rows[row];
     const DraftLimits limits{static_cast<uint32_t>(horizons[row]), min_survival_};
@@ -77,27 +68,25 @@ void Drafter::draft_rows(std::span<Request* const> rows, std::span<const int32_t
         batch.tokens[at + i] = request.trail[i].token;
         batch.probabilities[at + i] = request.trail[i].probability;
       }
-      batch.sources.push_back(static_cast<uint8_t>(draft.source));
-      batch.match_lengths.push_back(static_cast<int32_t>(draft.match_length));
+      batch.sources[row - begin] = static_cast<uint8_t>(draft.source);
+      batch.match_lengths[row - begin] = static_cast<int32_t>(draft.match_length);
     } else {
       history.clear();
       live.clear();
       if (limits.horizon > 0) {
         if (request.history) {
-          propose_from_history(*request.history, request.cursor, limits, history);
+          propose_from_history(*request.history, request.cursor, limits, correction_, history);
         }
         if (request.live_open) {
           held.hold(*request.live);
-          propose_from_live(*request.live, request.sequence, limits, live);
+          propose_from_live(*request.live, request.sequence, limits, correction_, live);
         }
       }
-      if (history.expected > live.expected) {
-        promise(request, Source::kHistory, history, scratch, batch);
-      } else {
-        promise(request, Source::kLive, live, scratch, batch);
-      }
+      const bool old = history.expected > live.expected;
+      promise(request, old ? Source::kHistory : Source::kLive, old ? history : live, row - begin, scratch,
+              batch);
     }
-    batch.offsets.push_back(static_cast<int32_t>(num_tokens));
+    *offset++ = static_cast<int32_t>(num_tokens);
   }
   batch.tokens.resize(num_tokens);
   batch.probabilities.resize(num_tokens);
@@ -111,8 +100,6 @@ DraftBatch Drafter::draft_all(std::span<Request* const> rows, std::span<const in
     const size_t begin = rows.size() * number / parts;
     const size_t end = rows.size() * (number + 1) / parts;
     batch.offsets.reserve(end - begin + 1);
-    batch.sources.reserve(end - begin);
-    batch.match_lengths.reserve(end - begin);
     batch.tokens.reserve((end - begin) * 8);
     batch.probabilities.reserve((end - begin) * 8);
     if (number == 0) batch.offsets.push_back(0);

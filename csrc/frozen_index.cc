@@ -39,7 +39,7 @@ inline float FrozenIndex::weight_of_node(uint32_t node) const {
   return load<float>(data_ + header_.node_weights, node < header_.num_nodes ? node : 0);
 }
 
-inline FrozenNode FrozenIndex::node_at(uint32_t node) const {
+[[gnu::always_inline]] inline FrozenNode FrozenIndex::node_at(uint32_t node) const {
   return node < header_.num_plain ? load<FrozenNode>(nodes_, node) : run_node(node);
 }
 
@@ -118,7 +118,7 @@ uint32_t FrozenIndex::long_label(uint32_t word) const {
 }
 
 template <typename Symbol>
-inline FrozenIndex::Edge FrozenIndex::inner_edge(uint32_t word) const {
+[[gnu::always_inline]] inline FrozenIndex::Edge FrozenIndex::inner_edge(uint32_t word) const {
   InnerEdge<Symbol> stored;
   std::memcpy(&stored, edge_words_ + word * uint64_t{4}, sizeof(stored));
   const uint32_t length = stored.length == kLongLabel<Symbol> ? long_label(word) : stored.length;
@@ -126,7 +126,7 @@ inline FrozenIndex::Edge FrozenIndex::inner_edge(uint32_t word) const {
 }
 
 template <typename Symbol>
-inline bool FrozenIndex::find_edge(uint32_t node, uint32_t symbol, Edge& edge) const {
+[[gnu::always_inline]] inline bool FrozenIndex::find_edge(uint32_t node, uint32_t symbol, Edge& edge) const {
   if (node == 0) {
     if (symbol > header_.num_symbols) return false;
     const RootEdge root = load<RootEdge>(data_ + header_.root_edges, symbol);
@@ -177,7 +177,7 @@ inline bool FrozenIndex::find_edge(uint32_t node, uint32_t symbol, Edge& edge) c
 }
 
 template <typename Symbol>
-inline bool FrozenIndex::best_edge(uint32_t node, Edge& edge) const {
+[[gnu::always_inline]] inline bool FrozenIndex::best_edge(uint32_t node, Edge& edge) const {
   if (node >= header_.num_plain) {
     uint32_t symbol;
     return run_edge(node, edge, symbol);
@@ -205,19 +205,14 @@ inline bool FrozenIndex::take(FrozenCursor& cursor, uint32_t symbol) const {
     return true;
   }
   if (text_at<Symbol>(cursor.position) != symbol) return false;
-  ++cursor.length;
-  ++cursor.position;
-  if (--cursor.left == 0) {
-    cursor.node = cursor.target;
-    cursor.depth = cursor.length;
-  }
+  step_on(cursor);
   return true;
 }
 
 // Moves to the longest shorter context that occurs more often; false at the root. The label matched since the
 // last node is matched again from the link, from node to node without reading what lies between (skip/count).
 template <typename Symbol>
-bool FrozenIndex::shorten_as(FrozenCursor& cursor) const {
+[[gnu::always_inline]] inline bool FrozenIndex::shorten_here(FrozenCursor& cursor) const {
   if (cursor.length == 0) return false;
   const uint32_t end = cursor.position;
   uint32_t begin = cursor.left == 0 ? end : end - (cursor.length - cursor.depth);
@@ -243,6 +238,11 @@ bool FrozenIndex::shorten_as(FrozenCursor& cursor) const {
   return true;
 }
 
+template <typename Symbol>
+bool FrozenIndex::shorten_as(FrozenCursor& cursor) const {
+  return shorten_here<Symbol>(cursor);
+}
+
 FrozenCursor FrozenIndex::start() const {
   FrozenCursor cursor;
   if (narrow_) {
@@ -254,23 +254,22 @@ FrozenCursor FrozenIndex::start() const {
 }
 
 template <typename Symbol>
-void FrozenIndex::advance_as(FrozenCursor& cursor, std::span<const int32_t> tokens) const {
+inline void FrozenIndex::advance_as(FrozenCursor& cursor, std::span<const int32_t> tokens) const {
+  FrozenCursor at = cursor;  // in registers
   for (const int32_t token : tokens) {
-    if (cursor.left > 1 && token_of(text_at<Symbol>(cursor.position)) == token) {  // on along the label
-      ++cursor.length;
-      ++cursor.position;
-      --cursor.left;
+    if (at.left > 0 && token_of(text_at<Symbol>(at.position)) == token) {  // on along the label
+      step_on(at);
       continue;
     }
     const uint32_t symbol = symbol_of<Symbol>(token);
     if (symbol == kStart) {  // a token that no response holds
-      cursor = {};
+      at = {};
       continue;
     }
-    while (!take<Symbol>(cursor, symbol)) {
-      if (!shorten_as<Symbol>(cursor)) break;
+    while (!take<Symbol>(at, symbol) && shorten_here<Symbol>(at)) {
     }
   }
+  cursor = at;
 }
 
 void FrozenIndex::advance(FrozenCursor& cursor, std::span<const int32_t> tokens) const {

@@ -1,6 +1,7 @@
 // The frozen index: reads a blob (frozen_format.h) where it lies.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -77,11 +78,11 @@ class FrozenIndex {
 
   // Calls visit(length, token, ratio, count) for each token of the heaviest continuation until it returns
   // false or the text ends: the context before the token, of `length` tokens, occurs `count` times, and
-  // `ratio` is the token's share of its weight. When nothing follows the cursor's context, a shorter one's is
-  // walked.
+  // `ratio`, from 0 to 1, is the token's share of its weight. When nothing follows the cursor's context, a
+  // shorter one's is walked. Returns the length of the context before the first token, or 0.
   template <typename Visit>
-  void walk(const FrozenCursor& cursor, Visit visit) const {
-    narrow_ ? walk_as<uint16_t>(cursor, visit) : walk_as<uint32_t>(cursor, visit);
+  uint32_t walk(const FrozenCursor& cursor, Visit visit) const {
+    return narrow_ ? walk_as<uint16_t>(cursor, visit) : walk_as<uint32_t>(cursor, visit);
   }
 
   std::span<const char> bytes() const { return {data_, header_.total_bytes}; }
@@ -144,11 +145,14 @@ class FrozenIndex {
   template <typename Symbol>
   bool best_edge(uint32_t node, Edge& edge) const;
 
+  static void step_on(FrozenCursor& cursor);  // by one symbol of the label
   static void follow(FrozenCursor& cursor, const Edge& edge, uint32_t symbols);
   template <typename Symbol>
   bool take(FrozenCursor& cursor, uint32_t symbol) const;
   template <typename Symbol>
   bool next_as(const FrozenCursor& cursor, Next& next) const;
+  template <typename Symbol>
+  bool shorten_here(FrozenCursor& cursor) const;
   template <typename Symbol>
   bool shorten_as(FrozenCursor& cursor) const;
   template <typename Symbol>
@@ -156,7 +160,7 @@ class FrozenIndex {
   template <typename Symbol>
   bool next_piece(FrozenCursor& cursor, Piece& piece) const;
   template <typename Symbol, typename Visit>
-  void walk_as(FrozenCursor cursor, Visit& visit) const;
+  uint32_t walk_as(FrozenCursor cursor, Visit& visit) const;
 
   // Buffers may start at any address, so values are copied out.
   template <typename T>
@@ -178,6 +182,15 @@ class FrozenIndex {
   FrozenHeader header_{};
   bool narrow_ = true;
 };
+
+inline void FrozenIndex::step_on(FrozenCursor& cursor) {
+  ++cursor.length;
+  ++cursor.position;
+  if (--cursor.left == 0) {
+    cursor.node = cursor.target;
+    cursor.depth = cursor.length;
+  }
+}
 
 inline void FrozenIndex::follow(FrozenCursor& cursor, const Edge& edge, uint32_t symbols) {
   cursor.length += symbols;
@@ -204,28 +217,36 @@ inline int32_t FrozenIndex::token_at(uint32_t position) const {
 }
 
 template <typename Symbol, typename Visit>
-inline void FrozenIndex::walk_as(FrozenCursor cursor, Visit& visit) const {
+inline uint32_t FrozenIndex::walk_as(FrozenCursor cursor, Visit& visit) const {
+  const char* const token_ids = token_ids_;
+  const uint32_t num_symbols = header_.num_symbols;
   Piece piece;
-  bool first = true;
+  uint32_t first = 0;
   while (cursor.length > 0) {
     const bool ends = cursor.left > 0 && token_of(text_at<Symbol>(cursor.position)) < 0;
     if (ends || !next_piece<Symbol>(cursor, piece)) {
-      if (!first) return;
+      if (first > 0) break;
       shorten_as<Symbol>(cursor);
       continue;
     }
-    first = false;
-    float ratio = piece.ratio;
+    if (first == 0) first = piece.length;
+    // A damaged index may say anything, and what is learned from it would stay.
+    float ratio = piece.ratio > 0 ? std::min(piece.ratio, 1.0f) : 0.0f;
     uint32_t count = piece.count;
-    const uint32_t position = piece.position < header_.text_size ? piece.position : header_.text_size;
-    const uint32_t inside = header_.text_size - position;
-    for (uint32_t i = 0; i < piece.symbols; ++i) {
-      const int32_t token = i < inside ? token_of(load<Symbol>(text_, position + i)) : -1;
-      if (token < 0 || !visit(piece.length + i, token, ratio, count)) return;
+    const uint32_t position = std::min(piece.position, header_.text_size);
+    const uint32_t symbols = std::min(piece.symbols, header_.text_size - position);
+    const char* const text = text_ + position * uint64_t{sizeof(Symbol)};
+    for (uint32_t i = 0; i < symbols; ++i) {
+      const uint32_t symbol = load<Symbol>(text, i);
+      if (symbol - 1 >= num_symbols) return first;  // START, which is 0
+      const int32_t token = load<int32_t>(token_ids, symbol - 1);
+      if (token < 0 || !visit(piece.length + i, token, ratio, count)) return first;  // damaged
       ratio = 1;
       count = piece.count_after;
     }
+    if (symbols < piece.symbols) break;  // damaged
   }
+  return first;
 }
 
 }  // namespace redraft

@@ -128,14 +128,15 @@ inline void LiveIndex::add(State& state, uint32_t token, uint32_t target) {
     return;
   }
   if (state.block == kNone) {
-    state.block = new_block(0);
+    state.block = take_block(0);
     *entries(state.block) = {token, target};
   } else {
     state.block = insert(state.block, {token, target});
   }
 }
 
-uint32_t LiveIndex::new_block(uint32_t size_class) {
+// A block of that size class; what is in it is of no meaning.
+uint32_t LiveIndex::take_block(uint32_t size_class) {
   const uint32_t size = size_of_class(size_class);
   uint32_t index = free_blocks_[size_class];
   if (index != kNone) {
@@ -146,10 +147,15 @@ uint32_t LiveIndex::new_block(uint32_t size_class) {
     }
     index = pairs_.extend(size);
   }
-  const uint32_t block = size_class << kIndexBits | index;
+  largest_block_ = std::max<uint64_t>(largest_block_, size);
+  return size_class << kIndexBits | index;
+}
+
+uint32_t LiveIndex::new_block(uint32_t size_class) {
+  const uint32_t size = size_of_class(size_class);
+  const uint32_t block = take_block(size_class);
   Transition* const transitions = entries(block);
   for (uint32_t i = 0; i < size; ++i) transitions[i] = {kNone, kNone};
-  largest_block_ = std::max<uint64_t>(largest_block_, size);
   // Header of a hash table: entries used, removed ones included; entries in use.
   if (size > kLargestList) *transitions = {0, 0};
   return block;
@@ -164,43 +170,55 @@ void LiveIndex::free_block(uint32_t block) {
 uint32_t LiveIndex::insert(uint32_t block, Transition transition) {
   const uint32_t size_class = block >> kIndexBits;
   const uint32_t size = size_of_class(size_class);
-  Transition* transitions = entries(block);
-  if (size <= kLargestList) {
-    for (uint32_t i = 0; i < size; ++i) {
-      if (transitions[i].token == kNone) {
-        transitions[i] = transition;
-        return block;
-      }
+  Transition* const list = entries(block);
+  if (size > kLargestList) {
+    if ((list[0].token + 1) * 4 <= size * 3) {
+      put(list, size, transition);
+      return block;
     }
-  } else if ((transitions[0].token + 1) * 4 <= size * 3) {
-    uint32_t slot = home(transition.token, size);
-    while (transitions[slot].token < kRemoved) slot = next_slot(slot, size);
-    if (transitions[slot].token == kNone) ++transitions[0].token;
-    ++transitions[0].target;
-    transitions[slot] = transition;
+  } else if (list[size - 1].token == kNone) {
+    uint32_t i = 0;
+    while (list[i].token != kNone) ++i;
+    list[i] = transition;
     return block;
   }
-  // Full: move to the next size, or to the same when removed entries filled it.
-  const bool same = size > kLargestList && transitions[0].target * 2 <= size;
-  uint32_t larger = new_block(same ? size_class : size_class + 1);
-  transitions = entries(block);
-  if (size < kLargestList) {
-    Transition* list = entries(larger);
-    std::copy_n(transitions, size, list);
+  return move_block(block, transition);
+}
+
+// Adds to a hash table that has room.
+inline void LiveIndex::put(Transition* table, uint32_t size, Transition transition) {
+  uint32_t slot = home(transition.token, size);
+  while (table[slot].token < kRemoved) slot = next_slot(slot, size);
+  if (table[slot].token == kNone) ++table[0].token;
+  ++table[0].target;
+  table[slot] = transition;
+}
+
+// Moves a full block to the next size, or to the same when removed entries filled it, and adds one more.
+uint32_t LiveIndex::move_block(uint32_t block, Transition transition) {
+  const uint32_t size_class = block >> kIndexBits;
+  const uint32_t size = size_of_class(size_class);
+  const bool same = size > kLargestList && entries(block)->target * 2 <= size;
+  const uint32_t moved_class = same ? size_class : size_class + 1;
+  const uint32_t moved_size = size_of_class(moved_class);
+  const uint32_t moved = new_block(moved_class);
+  const Transition* const old = entries(block);
+  Transition* const list = entries(moved);
+  if (moved_size <= kLargestList) {
+    std::copy_n(old, size, list);
     list[size] = transition;
-    free_block(block);
-    return larger;
-  }
-  for (uint32_t i = size > kLargestList ? 1 : 0; i < size; ++i) {
-    if (transitions[i].token < kRemoved) larger = insert(larger, transitions[i]);
+  } else {
+    for (uint32_t i = size > kLargestList ? 1 : 0; i < size; ++i) {
+      if (old[i].token < kRemoved) put(list, moved_size, old[i]);
+    }
+    put(list, moved_size, transition);
   }
   free_block(block);
-  return insert(larger, transition);
+  return moved;
 }
 
 uint32_t LiveIndex::copy_block(uint32_t block) {
-  if (block == kNone) return kNone;
-  const uint32_t copy = new_block(block >> kIndexBits);
+  const uint32_t copy = take_block(block >> kIndexBits);
   std::copy_n(entries(block), size_of_class(block >> kIndexBits), entries(copy));
   return copy;
 }
@@ -208,49 +226,56 @@ uint32_t LiveIndex::copy_block(uint32_t block) {
 // ---- growth
 // ------------------------------------------------------------------------------------------------
 
-// `from` goes to `state` on `token`, but the shorter contexts of `state` now occur where the longer do not:
-// makes a state for them and returns it.
-uint32_t LiveIndex::split(uint32_t from, uint32_t token, uint32_t state) {
-  State& longer = states_[state];
-  State copy = longer;
-  copy.length = states_[from].length + 1;
-  copy.block = copy_block(copy.block);
-  const uint32_t shorter = states_.push_back(copy);
-  longer.link = shorter;
-  for (uint32_t at = from; at != kNone;) {
-    State& self = states_[at];
-    uint32_t* target = find(self, token);
-    if (*target != state) break;
-    *target = shorter;
-    at = self.link;
+// `from` goes to a state on `token`, by `target`, but that state's shorter contexts now occur where the
+// longer do not: makes a state for them and returns it.
+[[gnu::always_inline]] inline uint32_t LiveIndex::split(uint32_t from, uint32_t token, uint32_t* target) {
+  State* const states = states_.data();
+  const uint32_t state = *target;
+  State& longer = states[state];
+  uint32_t block = kNone;
+  if (longer.block != kNone) {
+    block = copy_block(longer.block);
+    target = find(states[from], token);  // the copy may have moved all blocks
   }
-  return shorter;
+  const uint32_t shorter = states_.push_back(
+      {states[from].length + 1, longer.link, longer.count, longer.token, longer.target, block});
+  longer.link = shorter;
+  for (uint32_t at = from;;) {
+    *target = shorter;
+    at = states[at].link;
+    if (at == kNone) return shorter;
+    target = find(states[at], token);
+    if (*target != state) return shorter;
+  }
 }
 
 // Appends `token` to the sequence that ends in `last`; returns its new last state. (Blumer et al., "The
 // smallest automaton recognizing the subwords of a text", 1985; for several sequences as in a trie.)
-uint32_t LiveIndex::extend(uint32_t last, uint32_t token) {
+[[gnu::always_inline]] inline uint32_t LiveIndex::extend(uint32_t last, uint32_t token) {
   State* const states = states_.data();  // grow() made room: nothing moves
-  State& end = states[last];
+  uint32_t made = kNone;
   uint32_t extended;
-  if (const uint32_t* target = find(end, token)) {
-    extended = *target;
-    if (states[extended].length != end.length + 1) extended = split(last, token, extended);
-  } else {
-    extended = states_.push_back({end.length + 1, 0, 0, kNone, kNone, kNone});
-    for (uint32_t at = last; at != kNone;) {
-      State& self = states[at];
-      if (const uint32_t* known = find(self, token)) {
-        uint32_t link = *known;
-        if (states[link].length != self.length + 1) link = split(at, token, link);
-        states[extended].link = link;
-        break;
+  for (uint32_t at = last;;) {
+    State& self = states[at];
+    if (uint32_t* const target = find(self, token)) {
+      uint32_t known = *target;
+      if (states[known].length != self.length + 1) known = split(at, token, target);
+      extended = known;
+      if (made != kNone) {
+        states[made].link = known;
+        extended = made;
       }
-      add(self, token, extended);
-      at = self.link;
+      break;
+    }
+    if (made == kNone) made = states_.push_back({self.length + 1, 0, 0, kNone, kNone, kNone});
+    add(self, token, made);
+    at = self.link;
+    if (at == kNone) {
+      extended = made;
+      break;
     }
   }
-  count_up(end, token, states[extended]);
+  count_up(states[last], token, states[extended]);
   return extended;
 }
 

@@ -131,11 +131,14 @@ class LiveIndex {
   uint32_t* find(State& state, uint32_t token);
   uint32_t find(uint32_t state, uint32_t token) const;
   void add(State& state, uint32_t token, uint32_t target);
+  uint32_t take_block(uint32_t size_class);
   uint32_t new_block(uint32_t size_class);
   void free_block(uint32_t block);
   uint32_t insert(uint32_t block, Transition transition);
+  static void put(Transition* table, uint32_t size, Transition transition);
+  uint32_t move_block(uint32_t block, Transition transition);
   uint32_t copy_block(uint32_t block);
-  uint32_t split(uint32_t from, uint32_t token, uint32_t state);
+  uint32_t split(uint32_t from, uint32_t token, uint32_t* target);
   uint32_t extend(uint32_t last, uint32_t token);
   void count_up(State& end, uint32_t token, State& extended);
   void overtake(State& state, uint32_t token, uint32_t target);

@@ -36,7 +36,7 @@ inline uint32_t next_slot(uint32_t slot, uint32_t size) {
 
 inline LiveIndex::Transition* LiveIndex::entries(uint32_t block) { return &pairs_[block & kIndexMask]; }
 
-inline LiveIndex::Transition* LiveIndex::find_entry(uint32_t block, uint32_t token) {
+[[gnu::always_inline]] inline LiveIndex::Transition* LiveIndex::find_entry(uint32_t block, uint32_t token) {
   if (block == kNone) return nullptr;
   Transition* list = entries(block);
   const uint32_t size = transitions::size_of_class(block >> kIndexBits);

@@ -68,7 +68,7 @@ class GrowingArray {
   void reserve(uint64_t more) {
     if (size_ + more <= capacity_) return;
     const uint64_t capacity = std::max(
-        size_ + more, capacity_ + std::max(capacity_ / 8, std::min<uint64_t>(capacity_ + 128, 1024)));
+        size_ + more, capacity_ + std::max(capacity_ / 8, std::min<uint64_t>(2 * capacity_ + 128, 1536)));
     void* moved = std::realloc(values_, capacity * sizeof(T));
     if (moved == nullptr) throw std::bad_alloc();
     values_ = static_cast<T*>(moved);

@@ -13,8 +13,7 @@ inline constexpr int kNumSources = 4;
 // The probability that a token is accepted, from the share `ratio` that it has among the continuations of a
 // context of `match_length` tokens which occurred `count` times. A long context predicts better than a short
 // one, and many occurrences better than few; a prior of a few imagined misses says so.
-inline float acceptance(Source source, uint32_t match_length, float ratio, float count) {
-  (void)source;
+inline float acceptance(uint32_t match_length, float ratio, float count) {
   const float occurrences = count * static_cast<float>(match_length + 1);
   return ratio * occurrences / (occurrences + 4.0f);  // 4 / (match_length + 1) imagined misses
 }

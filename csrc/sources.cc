@@ -9,35 +9,57 @@ namespace {
 // Fills a proposal; what changes with every token stays in registers.
 class Proposer {
  public:
-  Proposer(Proposal& proposal, const DraftLimits& limits) : proposal_(proposal), limits_(limits) {
-    make_room();
+  Proposer(Source source, const DraftLimits& limits, const Correction& correction, Proposal& proposal)
+      : source_(static_cast<uint8_t>(source)),
+        min_survival_(limits.min_survival),
+        horizon_(limits.horizon),
+        correction_(correction),
+        proposal_(proposal) {
+    find_room(0);
   }
   ~Proposer() {
-    proposal_.size = size_;
+    proposal_.size = size();
+    proposal_.num_judged = size() + ended_;
     proposal_.expected = expected_;
   }
-  // Adds a token unless its survival is too low; false when the draft has ended.
-  bool add(int32_t token, float probability) {
+  // Adds a token unless its survival is too low; false when the draft has ended. It follows a context of
+  // `length` tokens.
+  bool add(uint32_t length, int32_t token, float estimate) {
+    const uint16_t slot = Correction::slot(source_, length, estimate);
+    const float probability = correction_.correct(slot, estimate);
+    *next_ = {token, estimate, probability, slot};
     survival_ *= probability;
-    if (survival_ < limits_.min_survival) return false;
-    if (size_ == room_) make_room();
-    tokens_[size_++] = {token, probability};
+    if (survival_ < min_survival_) {
+      ended_ = true;
+      return false;
+    }
     expected_ += survival_;
-    return size_ < limits_.horizon;
+    return ++next_ != end_ || grow();
   }
 
  private:
-  void make_room() {
-    proposal_.tokens.resize(std::max<size_t>(proposal_.tokens.size(), 2 * size_t{size_}));
-    tokens_ = proposal_.tokens.data();
-    room_ = static_cast<uint32_t>(proposal_.tokens.size());
+  uint32_t size() const { return static_cast<uint32_t>(next_ - proposal_.tokens.data()); }
+  void find_room(uint32_t size) {
+    Judged* const tokens = proposal_.tokens.data();
+    next_ = tokens + size;
+    end_ = tokens + std::min<size_t>(proposal_.tokens.size() - 1, horizon_);
+  }
+  [[gnu::noinline]] bool grow() {
+    const uint32_t size = this->size();
+    if (size == horizon_) return false;
+    proposal_.tokens.resize(2 * size_t{size} + 1);
+    find_room(size);
+    return true;
   }
 
+  const uint8_t source_;
+  const float min_survival_;
+  const uint32_t horizon_;
+  const Correction& correction_;
   Proposal& proposal_;
-  const DraftLimits limits_;
-  Proposal::Token* tokens_;
-  uint32_t room_;
-  uint32_t size_ = 0;
+  Judged* next_;
+  Judged* end_;         // of the room, or of the draft
+  bool ended_ = false;  // by a token that was not worth it
   float survival_ = 1;
   float expected_ = 0;
 };
@@ -45,24 +67,20 @@ class Proposer {
 }  // namespace
 
 void propose_from_history(const FrozenIndex& history, FrozenCursor cursor, const DraftLimits& limits,
-                          Proposal& proposal) {
-  Proposer proposer(proposal, limits);
-  uint32_t length = 0;
-  history.walk(cursor, [&](uint32_t matched, int32_t token, float ratio, uint32_t count) {
-    if (length == 0) proposal.match_length = length = matched;
-    // A damaged index may say anything, and what is learned from it would stay.
-    const float share = ratio > 0 ? std::min(ratio, 1.0f) : 0.0f;
-    const float probability = acceptance(Source::kHistory, length++, share, static_cast<float>(count));
-    return proposer.add(token, probability);
-  });
+                          const Correction& correction, Proposal& proposal) {
+  Proposer proposer(Source::kHistory, limits, correction, proposal);
+  proposal.match_length =
+      history.walk(cursor, [&](uint32_t length, int32_t token, float ratio, uint32_t count) {
+        return proposer.add(length, token, acceptance(length, ratio, static_cast<float>(count)));
+      });
 }
 
 void propose_from_live(const LiveIndex& live, uint32_t sequence, const DraftLimits& limits,
-                       Proposal& proposal) {
+                       const Correction& correction, Proposal& proposal) {
   const LiveCursor cursor = live.cursor(sequence);
   if (cursor.length == 0) return;
   proposal.match_length = cursor.length;
-  Proposer proposer(proposal, limits);
+  Proposer proposer(Source::kLive, limits, correction, proposal);
   uint32_t length = cursor.length;
   uint32_t own = 1;  // the request's own context occurs once more, with nothing after it yet
   live.walk(cursor, [&](const LiveIndex::Step& step) {
@@ -70,7 +88,8 @@ void propose_from_live(const LiveIndex& live, uint32_t sequence, const DraftLimi
     own = 0;
     const float occurrences = static_cast<float>(total);
     const float ratio = total == step.count ? 1.0f : static_cast<float>(step.count) / occurrences;
-    return proposer.add(step.token, acceptance(Source::kLive, length++, ratio, occurrences));
+    const uint32_t context = length++;
+    return proposer.add(context, step.token, acceptance(context, ratio, occurrences));
   });
 }
 
@@ -83,6 +102,7 @@ std::vector<double> time_drafts(const FrozenIndex& history, std::span<const int3
     size_t at = 0;
     Proposal draft;
   };
+  const Correction correction;
   std::vector<Request> requests;
   for (size_t i = 0; i + 1 < offsets.size(); ++i) {
     requests.push_back({tokens.subspan(offsets[i], offsets[i + 1] - offsets[i]), history.start(), 0, {}});
@@ -103,7 +123,7 @@ std::vector<double> time_drafts(const FrozenIndex& history, std::span<const int3
       const auto start = Clock::now();
       history.advance(request.cursor, accepted);
       request.draft.clear();
-      propose_from_history(history, request.cursor, limits, request.draft);
+      propose_from_history(history, request.cursor, limits, correction, request.draft);
       seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
     }
   }
