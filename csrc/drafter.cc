@@ -1,10 +1,8 @@
 #include "csrc/drafter.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <string>
-#include <unordered_map>
 #include <utility>
 
 #include "csrc/error.h"
@@ -20,6 +18,8 @@ constexpr uint32_t kSlotMask = (1u << kSlotBits) - 1;
 
 // What a request holds at once, so that most steps allocate nothing.
 constexpr size_t kUsualTokens = 256;
+// Requests of a step from which on threads share it.
+constexpr size_t kShared = 64;
 
 }  // namespace
 
@@ -253,7 +253,8 @@ void Drafter::account(Request& request, std::span<const int32_t> tokens) {
 
 // Threads may accept for requests of different live indexes at the same time; the caller holds the index's
 // guard. True when the live source was lost.
-bool Drafter::accept(Request& request, std::span<const int32_t> tokens) const {
+bool Drafter::accept(Request& request, std::span<const int32_t> tokens) {
+  request.tokens.insert(request.tokens.end(), tokens.begin(), tokens.end());
   if (request.history) {
     request.history->advance(request.cursor, tokens.subspan(request.verdict.foreseen));
   }
@@ -269,39 +270,24 @@ bool Drafter::accept(Request& request, std::span<const int32_t> tokens) const {
   return true;
 }
 
-void Drafter::accept_all(std::span<Request* const> rows, std::span<const int32_t> tokens,
-                         std::span<const int32_t> offsets) {
-  const auto added = [&](size_t row) {
-    return tokens.subspan(offsets[row], offsets[row + 1] - offsets[row]);
-  };
-  for (size_t row = 0; row < rows.size(); ++row) {
-    std::vector<int32_t>& text = rows[row]->tokens;
-    text.insert(text.end(), added(row).begin(), added(row).end());
-    if (policy_) policy_->observe(rows[row]->context, added(row), rows[row]->verdict.sure);
+void Drafter::observe_all(const Batch& batch) {
+  for (size_t row = 0; row < batch.rows.size(); ++row) {
+    Request& request = *batch.rows[row];
+    policy_->observe(request.context, batch.added(row), request.verdict.sure);
   }
-  // One thread takes all requests of a live index, in the order of rows: so the result does not depend on
-  // threads.
-  std::vector<int> thread_of(rows.size(), 0);
-  if (pool_.size() > 1) {
-    std::unordered_map<const LiveIndex*, int> threads;
-    for (size_t row = 0; row < rows.size(); ++row) {
-      const int next = static_cast<int>(threads.size()) % pool_.size();
-      thread_of[row] = threads.try_emplace(rows[row]->live.get(), next).first->second;
+}
+
+void Drafter::accept_all(const Batch& batch) {
+  if (policy_) observe_all(batch);
+  Held held;
+  for (size_t row = 0; row < batch.rows.size(); ++row) {
+    Request& request = *batch.rows[row];
+    held.hold(*request.live);
+    if (row + 1 < batch.rows.size() && batch.rows[row + 1]->live == request.live) {
+      request.live->prefetch(batch.rows[row + 1]->sequence);
     }
+    if (accept(request, batch.added(row))) ++stats_.live_dropped;
   }
-  std::atomic<int64_t> dropped{0};
-  pool_.run([&](int thread) {
-    Held held;
-    for (size_t row = 0; row < rows.size(); ++row) {
-      if (thread_of[row] != thread) continue;
-      held.hold(*rows[row]->live);
-      if (row + 1 < rows.size() && rows[row + 1]->live == rows[row]->live) {
-        rows[row + 1]->live->prefetch(rows[row + 1]->sequence);
-      }
-      if (accept(*rows[row], added(row))) ++dropped;
-    }
-  });
-  stats_.live_dropped += dropped;
 }
 
 DraftBatch Drafter::step(std::span<const int32_t> requests, std::span<const int32_t> tokens,
@@ -310,19 +296,21 @@ DraftBatch Drafter::step(std::span<const int32_t> requests, std::span<const int3
   const std::lock_guard lock(mutex_);
   const std::vector<Request*> rows = check_step(requests, tokens, offsets, horizons, budget);
   if (!costs.draft_tokens.empty()) check_costs(costs);
+  const Batch batch{rows, tokens, offsets, horizons};
+  const bool share = pool_.size() > 1 && rows.size() >= kShared;
+  if (share) pool_.wake();
   // All tokens go in before anything is drafted: what a sibling wrote in this very step already helps.
-  for (size_t row = 0; row < rows.size(); ++row) {
-    account(*rows[row], tokens.subspan(offsets[row], offsets[row + 1] - offsets[row]));
-  }
+  for (size_t row = 0; row < rows.size(); ++row) account(*rows[row], batch.added(row));
   stats_.emitted += static_cast<int64_t>(tokens.size());
-  accept_all(rows, tokens, offsets);
-  DraftBatch batch = draft_all(rows, horizons);
-  allot(rows, budget, costs, batch);
+  share ? accept_shared(batch) : accept_all(batch);
+  DraftBatch drafts = share ? draft_shared(batch) : draft_all(batch);
+  pool_.rest();
+  allot(rows, budget, costs, drafts);
   for (size_t row = 0; row < rows.size(); ++row) {
-    rows[row]->source = static_cast<Source>(batch.sources[row]);
-    rows[row]->drafted = static_cast<uint32_t>(batch.offsets[row + 1] - batch.offsets[row]);
+    rows[row]->source = static_cast<Source>(drafts.sources[row]);
+    rows[row]->drafted = static_cast<uint32_t>(drafts.offsets[row + 1] - drafts.offsets[row]);
   }
-  return batch;
+  return drafts;
 }
 
 }  // namespace redraft

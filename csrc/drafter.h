@@ -86,6 +86,18 @@ class Drafter {
     uint32_t num_judged = 0;       // of these
   };
 
+  // A step's requests, the tokens that they bring, and how many each may draft.
+  struct Batch {
+    std::span<Request* const> rows;
+    std::span<const int32_t> tokens;
+    std::span<const int32_t> offsets;
+    std::span<const int32_t> horizons;
+
+    std::span<const int32_t> added(size_t row) const {
+      return tokens.subspan(offsets[row], offsets[row + 1] - offsets[row]);
+    }
+  };
+
   Request& find(int32_t request);
   const Request& find(int32_t request) const;
   std::vector<Request*> check_step(std::span<const int32_t> requests, std::span<const int32_t> tokens,
@@ -93,16 +105,17 @@ class Drafter {
                                    int64_t budget);
   static void match_history(Request& request);
   void account(Request& request, std::span<const int32_t> tokens);
-  bool accept(Request& request, std::span<const int32_t> tokens) const;
-  void accept_all(std::span<Request* const> rows, std::span<const int32_t> tokens,
-                  std::span<const int32_t> offsets);
+  static bool accept(Request& request, std::span<const int32_t> tokens);
+  void observe_all(const Batch& batch);
+  void accept_all(const Batch& batch);
+  void accept_shared(const Batch& batch);
   void record(const Request& request, size_t accepted);
   struct Scratch;
   static void promise(Request& request, Source source, Proposal& proposal, size_t row, Scratch& scratch,
                       DraftBatch& batch);
-  void draft_rows(std::span<Request* const> rows, std::span<const int32_t> horizons, size_t begin, size_t end,
-                  DraftBatch& batch);
-  DraftBatch draft_all(std::span<Request* const> rows, std::span<const int32_t> horizons);
+  void draft_rows(const Batch& batch, size_t begin, size_t end, Held& held, DraftBatch& drafts);
+  DraftBatch draft_all(const Batch& batch);
+  DraftBatch draft_shared(const Batch& batch);
   BlendPolicy::Draft draft_blended(Request& request, uint32_t horizon, Held& held);
   void allot(std::span<Request* const> rows, int64_t budget, const StepCosts& costs, DraftBatch& batch) const;
 

@@ -44,32 +44,30 @@ void Drafter::promise(Request& request, Source source, Proposal& proposal, size_
   batch.match_lengths[row] = static_cast<int32_t>(proposal.match_length);
 }
 
-// Appends rows [begin, end) of the batch.
-void Drafter::draft_rows(std::span<Request* const> rows, std::span<const int32_t> horizons, size_t begin,
-                         size_t end, DraftBatch& batch) {
-  Held held;
+// Appends rows [begin, end) of the drafts.
+void Drafter::draft_rows(const Batch& batch, size_t begin, size_t end, Held& held, DraftBatch& drafts) {
   Scratch scratch;
   auto& [history, live, num_tokens] = scratch;
-  batch.sources.assign(end - begin, static_cast<uint8_t>(Source::kNone));
-  batch.match_lengths.assign(end - begin, 0);
-  const size_t before = batch.offsets.size();
-  batch.offsets.resize(before + (end - begin));
-  int32_t* offset = batch.offsets.data() + before;
+  drafts.sources.assign(end - begin, static_cast<uint8_t>(Source::kNone));
+  drafts.match_lengths.assign(end - begin, 0);
+  const size_t before = drafts.offsets.size();
+  drafts.offsets.resize(before + (end - begin));
+  int32_t* offset = drafts.offsets.data() + before;
   for (size_t row = begin; row < end; ++row) {
-    Request& request = *rows[row];
-    const DraftLimits limits{static_cast<uint32_t>(horizons[row]), min_survival_};
+    Request& request = *batch.rows[row];
+    const DraftLimits limits{static_cast<uint32_t>(batch.horizons[row]), min_survival_};
     if (policy_) {
       BlendPolicy::Draft draft;
       if (limits.horizon > 0) draft = draft_blended(request, limits.horizon, held);
       const size_t at = num_tokens;
       num_tokens += draft.size;
-      scratch.make_room(batch);
+      scratch.make_room(drafts);
       for (uint32_t i = 0; i < draft.size; ++i) {
-        batch.tokens[at + i] = request.trail[i].token;
-        batch.probabilities[at + i] = request.trail[i].probability;
+        drafts.tokens[at + i] = request.trail[i].token;
+        drafts.probabilities[at + i] = request.trail[i].probability;
       }
-      batch.sources[row - begin] = static_cast<uint8_t>(draft.source);
-      batch.match_lengths[row - begin] = static_cast<int32_t>(draft.match_length);
+      drafts.sources[row - begin] = static_cast<uint8_t>(draft.source);
+      drafts.match_lengths[row - begin] = static_cast<int32_t>(draft.match_length);
     } else {
       history.clear();
       live.clear();
@@ -84,44 +82,24 @@ void Drafter::draft_rows(std::span<Request* const> rows, std::span<const int32_t
       }
       const bool old = history.expected > live.expected;
       promise(request, old ? Source::kHistory : Source::kLive, old ? history : live, row - begin, scratch,
-              batch);
+              drafts);
     }
     *offset++ = static_cast<int32_t>(num_tokens);
   }
-  batch.tokens.resize(num_tokens);
-  batch.probabilities.resize(num_tokens);
+  drafts.tokens.resize(num_tokens);
+  drafts.probabilities.resize(num_tokens);
 }
 
-DraftBatch Drafter::draft_all(std::span<Request* const> rows, std::span<const int32_t> horizons) {
-  const size_t parts = static_cast<size_t>(pool_.size());
-  std::vector<DraftBatch> drafted(parts);
-  const auto part = [&](int number) {
-    DraftBatch& batch = drafted[number];
-    const size_t begin = rows.size() * number / parts;
-    const size_t end = rows.size() * (number + 1) / parts;
-    batch.offsets.reserve(end - begin + 1);
-    batch.tokens.reserve((end - begin) * 8);
-    batch.probabilities.reserve((end - begin) * 8);
-    if (number == 0) batch.offsets.push_back(0);
-    draft_rows(rows, horizons, begin, end, batch);
-  };
-  if (parts == 1) {
-    part(0);
-  } else {
-    pool_.run(part);
-  }
-  DraftBatch& batch = drafted[0];
-  for (size_t number = 1; number < parts; ++number) {
-    const DraftBatch& more = drafted[number];
-    const int32_t first = static_cast<int32_t>(batch.tokens.size());
-    for (const int32_t offset : more.offsets) batch.offsets.push_back(first + offset);
-    const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
-    append(batch.tokens, more.tokens);
-    append(batch.probabilities, more.probabilities);
-    append(batch.sources, more.sources);
-    append(batch.match_lengths, more.match_lengths);
-  }
-  return std::move(batch);
+DraftBatch Drafter::draft_all(const Batch& batch) {
+  DraftBatch drafts;
+  const size_t size = batch.rows.size();
+  drafts.offsets.reserve(size + 1);
+  drafts.tokens.reserve(size * 8);
+  drafts.probabilities.reserve(size * 8);
+  drafts.offsets.push_back(0);
+  Held held;
+  draft_rows(batch, 0, size, held, drafts);
+  return drafts;
 }
 
 BlendPolicy::Draft Drafter::draft_blended(Request& request, uint32_t horizon, Held& held) {

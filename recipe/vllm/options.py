@@ -47,6 +47,10 @@ class Options:
     calibration_dir: str = ""
     """Folder that keeps what was learned of the drafts' acceptance, so that a run that starts again goes on from it;
     a file for each `run`. Empty: each start learns anew."""
+    threads: int = 0
+    """Threads that share the drafting for 64 requests or more, the engine's own included; 0: two where the process may
+    use four cores or more, else one, as on a busy core the second one would only be waited for. What is drafted
+    doesn't depend on it."""
     history_tokens: int = 4_000_000
     """Embedded mode: most response tokens kept, about 30 bytes each, indexes included; the prompts whose
     responses are oldest go first. With a server: most response tokens kept for siblings that start late."""
@@ -78,6 +82,10 @@ class Options:
             )
         if self.cost_table and self.budget != "auto":
             raise InvalidArgument(f'cost_table: is for budget "auto" only, and budget is {self.budget}')
+        if self.threads < 0:
+            raise InvalidArgument(
+                f"threads: {self.threads} is negative; 1 starts none beside the engine's own"
+            )
         if self.history_tokens < 0:
             raise InvalidArgument(f"history_tokens: {self.history_tokens} is negative")
         if not self.report_seconds > 0:
@@ -168,6 +176,7 @@ _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "budget": _budget,
     "cost_table": _text,
     "calibration_dir": _text,
+    "threads": _whole,
     "history_tokens": _whole,
     "relay": _switch,
     "report_seconds": _number,

@@ -36,40 +36,6 @@ TEST(Drafter, TheBudgetKeepsTheLikeliestTokens) {
   EXPECT_EQ(batch.tokens, (Tokens{2, 3, 4}));
 }
 
-TEST(Drafter, ThreadsDoNotChangeWhatIsDrafted) {
-  Random random(8);
-  Drafter one(0.05f, 1);
-  Drafter four(0.05f, 4);
-  std::vector<Tokens> requests(2);
-  for (int group = 0; group < 5; ++group) {
-    const auto history = history_of({random.tokens(4, 60), random.tokens(4, 60)});
-    const auto first = std::make_shared<LiveIndex>(Tokens{1, 2}, 0, 64);
-    const auto second = std::make_shared<LiveIndex>(Tokens{1, 2}, 0, 64);
-    for (int sibling = 0; sibling < 7; ++sibling) {
-      requests[0].push_back(one.open(first, {}, history));
-      requests[1].push_back(four.open(second, {}, history));
-    }
-  }
-  for (int step = 0; step < 30; ++step) {
-    Tokens tokens;
-    Tokens offsets{0};
-    for (size_t row = 0; row < requests[0].size(); ++row) {
-      const Tokens added = random.tokens(4, 4);
-      tokens.insert(tokens.end(), added.begin(), added.end());
-      offsets.push_back(static_cast<int32_t>(tokens.size()));
-    }
-    const Tokens horizons(requests[0].size(), 12);
-    const DraftBatch a = one.step(requests[0], tokens, offsets, horizons, 100);
-    const DraftBatch b = four.step(requests[1], tokens, offsets, horizons, 100);
-    ASSERT_EQ(a.tokens, b.tokens);
-    ASSERT_EQ(a.offsets, b.offsets);
-    ASSERT_EQ(a.probabilities, b.probabilities);
-    ASSERT_EQ(a.sources, b.sources);
-    ASSERT_EQ(a.match_lengths, b.match_lengths);
-    ASSERT_FALSE(a.tokens.empty());
-  }
-}
-
 // Run under ThreadSanitizer: writers and readers of everything that may be shared.
 void stress(const BlendOptions* policy) {
   Random random(7);

@@ -32,8 +32,8 @@ Tokens varied(Random& random, const Tokens& text) {
 
 class Group {
  public:
-  Group(const BlendOptions& options, int threads, const std::vector<Tokens>& history, size_t requests)
-      : drafter(0.05f, threads, &options) {
+  Group(const BlendOptions& options, const std::vector<Tokens>& history, size_t requests)
+      : drafter(0.05f, 1, &options) {
     const auto index = std::make_shared<FrozenIndex>(testing::freeze(history));
     live = std::make_shared<LiveIndex>(Tokens{1, 2}, 0, 64);
     for (size_t i = 0; i < requests; ++i) handles.push_back(drafter.open(live, {}, index));
@@ -71,21 +71,6 @@ void replay(Group& first, Group& second, int32_t second_horizon, const std::vect
   }
 }
 
-TEST(BlendPolicy, ThreadsDoNotChangeWhatIsDraftedAndLearned) {
-  Random random(3);
-  const Tokens text = random.tokens(5, 200);
-  const std::vector<Tokens> history{varied(random, text), varied(random, text), varied(random, text)};
-  std::vector<Tokens> texts;
-  for (int i = 0; i < 6; ++i) texts.push_back(varied(random, text));
-  Group one({}, 1, history, texts.size());
-  Group four({}, 4, history, texts.size());
-  replay(one, four, 8, texts, [](const DraftBatch& a, const DraftBatch& b) {
-    ASSERT_EQ(a.tokens, b.tokens);
-    ASSERT_EQ(a.probabilities, b.probabilities);
-  });
-  EXPECT_EQ(one.drafter.calibration(), four.drafter.calibration());
-}
-
 // A request that drafts moves its contexts along with its drafts; one that does not, with the tokens that
 // come.
 TEST(BlendPolicy, WhatWasDraftedBeforeDoesNotChangeWhereARequestStands) {
@@ -96,12 +81,12 @@ TEST(BlendPolicy, WhatWasDraftedBeforeDoesNotChangeWhereARequestStands) {
     const Tokens text = random.tokens(4, 60);
     const std::vector<Tokens> history{varied(random, text), varied(random, text), varied(random, text)};
     const Tokens answer = varied(random, text);
-    Group drafts(untaught, 1, history, 1);
+    Group drafts(untaught, history, 1);
     std::vector<Tokens> emitted;
     size_t at = 0;
     for (Tokens added; at < answer.size();) {
       const DraftBatch batch = drafts.step({added}, 8);
-      Group waits(untaught, 1, history, 1);
+      Group waits(untaught, history, 1);
       for (const Tokens& tokens : emitted) waits.step({tokens}, 0);
       const DraftBatch fresh = waits.step({added}, 8);
       ASSERT_EQ(batch.tokens, fresh.tokens);
@@ -116,7 +101,7 @@ TEST(BlendPolicy, AHistoryThatComesWhileADraftIsOutStandsWhereTheTokensLed) {
   const std::vector<Tokens> old{{1, 2, 3, 4, 5}, {1, 2, 3, 4, 5}};
   const auto newer = std::make_shared<FrozenIndex>(testing::freeze({{7, 1, 2, 3, 6, 8}, {1, 2, 3, 6, 8}}));
   const BlendOptions options;
-  Group group(options, 1, old, 1);
+  Group group(options, old, 1);
   const DraftBatch draft = group.step({{1}}, 2);
   ASSERT_EQ(draft.tokens, (Tokens{2, 3}));
   group.drafter.set_history(group.handles[0], newer);
@@ -126,7 +111,7 @@ TEST(BlendPolicy, AHistoryThatComesWhileADraftIsOutStandsWhereTheTokensLed) {
 
 TEST(BlendPolicy, LearnsThatAContextIsWrong) {
   const std::vector<Tokens> history{{1, 2, 3, 4}, {1, 2, 3, 4}};
-  Group group({}, 1, history, 1);
+  Group group({}, history, 1);
   const auto index = std::make_shared<FrozenIndex>(testing::freeze(history));
   const auto ask = [&] {
     const auto live = std::make_shared<LiveIndex>(Tokens{}, 0, 64);
@@ -148,8 +133,8 @@ TEST(Calibration, IsTheSameAfterItWasRestored) {
   const std::vector<Tokens> texts{varied(random, text), varied(random, text)};
   BlendOptions options;
   options.shared = false;  // it is not saved
-  Group taught(options, 1, history, texts.size());
-  Group other(options, 1, history, texts.size());
+  Group taught(options, history, texts.size());
+  Group other(options, history, texts.size());
   replay(taught, other, 0, texts, [](const DraftBatch&, const DraftBatch&) {});
   EXPECT_NE(taught.drafter.calibration(), other.drafter.calibration());
   taught.step({{}, {}}, 0);  // drops what it drafted last, without a verdict
