@@ -46,6 +46,12 @@ PATCHED: tuple[Contract, ...] = (
         {"99e9382ac2d6c80c": "0.24.0"},
     ),
     Contract(
+        "vllm/v1/executor/uniproc_executor.py",
+        "UniProcExecutor.take_draft_token_ids",
+        "patched (vllm.plain_steps): hands out what the runner of `self.driver_worker.worker` does, nothing else",
+        {"1cc0da72a3c549e0": "0.24.0"},
+    ),
+    Contract(
         _RUNNER,
         "GPUModelRunner._sample",
         "patched on request (vllm.keyed_sampling): the one place that calls the samplers; without verification metadata"

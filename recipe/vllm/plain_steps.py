@@ -32,6 +32,14 @@ def _has_thinking_budget(runner: Any) -> bool:
     return holder is not None and bool(holder.has_tracked_requests())
 
 
+def _drafted_nothing(runner: Any) -> bool:
+    """Tell whether a runner has no draft to hand out: it was not asked for any, or all are empty."""
+    if not getattr(getattr(runner, "drafter", None), "plain_steps", False):
+        return False
+    drafts = runner._draft_token_ids
+    return drafts is None or (isinstance(drafts, list) and not any(drafts))
+
+
 def decode_plainly(runner_module: ModuleType) -> None:
     """Let a step without drafts take vLLM's plain path, where the proposer allows it (`plain_steps`).
 
@@ -66,13 +74,13 @@ def decode_plainly(runner_module: ModuleType) -> None:
             configured = getattr(self, _RESTING, None)
             if configured is None:
                 return prepare(self, scheduler_output, *args, **kwargs)
-            self.speculative_config = configured
         drafter: Any = getattr(self, "drafter", None)
         if (
             scheduler_output.scheduled_spec_decode_tokens
             or not getattr(drafter, "plain_steps", False)
             or _has_thinking_budget(self)
         ):
+            self.speculative_config = configured
             return prepare(self, scheduler_output, *args, **kwargs)
         rests = False
         self.speculative_config = None
@@ -88,12 +96,39 @@ def decode_plainly(runner_module: ModuleType) -> None:
 
     @functools.wraps(take)
     def take_draft_token_ids(self: Any) -> Any:
-        if getattr(getattr(self, "drafter", None), "plain_steps", False):
-            drafts = self._draft_token_ids
-            if isinstance(drafts, list) and not any(drafts):
-                return None
-        return take(self)
+        return None if _drafted_nothing(self) else take(self)
 
     for wrapped, original in ((_prepare_inputs, prepare), (take_draft_token_ids, take)):
         setattr(wrapped, _MARK, original)
         setattr(runner, original.__name__, wrapped)
+
+
+def fetch_no_empty_drafts(executor_module: ModuleType) -> None:
+    """Spare an engine in one process the call into its worker for drafts that aren't there.
+
+    Trigger: `UniProcExecutor.take_draft_token_ids`, which vLLM calls after every step of an engine with speculation. It
+    goes through the executor's remote calls, as if the worker were in another process.
+
+    Why it is safe: it looks at what the worker's runner would look at, and answers None where that would
+    (`decode_plainly`); wherever there may be a draft, vLLM's call is made.
+
+    Upstream: no issue is open.
+
+    Idempotent: a marked method isn't wrapped again. An executor without the method is left alone, and so is one whose
+    worker's runner isn't found where it is expected.
+    """
+    executor = getattr(executor_module, "UniProcExecutor", None)
+    take: Callable[..., Any] | None = getattr(executor, "take_draft_token_ids", None)
+    if executor is None or take is None or hasattr(take, _MARK):
+        return
+
+    @functools.wraps(take)
+    def take_draft_token_ids(self: Any) -> Any:
+        try:
+            runner = self.driver_worker.worker.model_runner
+        except AttributeError:
+            return take(self)
+        return None if _drafted_nothing(runner) else take(self)
+
+    setattr(take_draft_token_ids, _MARK, take)
+    executor.take_draft_token_ids = take_draft_token_ids

@@ -26,7 +26,7 @@ from redraft.recipe.vllm.options import Options, load_options
 from redraft.recipe.vllm.reporting import Housekeeping, Stats, by_source
 from redraft.recipe.vllm.requests import Batch, Requests
 from redraft.recipe.vllm.responses import EndedResponses
-from redraft.recipe.vllm.siblings import make_siblings
+from redraft.recipe.vllm.siblings import NoSiblings, make_siblings
 from redraft.recipe.vllm.sources import EmbeddedHistory, HistorySource
 
 Int32Array = npt.NDArray[np.int32]
@@ -41,10 +41,13 @@ PUT_OFF_SECONDS = 0.02
 """While nothing is drafted, tokens of several steps are taken note of together, for the price of one: this late at
 least, which is what the relay takes anyway."""
 
-PUT_OFF_SHARE = 0.002
+PUT_OFF_SHARE = 0.001
 """And so late that it takes at most this share of the time, up to `PUT_OFF_MOST` seconds."""
 
 PUT_OFF_MOST = 1.0
+
+PUT_OFF_UNREAD = 30.0
+"""Likewise where nothing is ever drafted and nothing relayed: then nobody reads the tokens while a request runs."""
 
 TIMED_STEPS = 16
 """Steps between two runs of the housekeeping thread that the estimate of what drafting saves is made from."""
@@ -139,6 +142,10 @@ class RedraftProposer:
         self._total = 0
         self._advance_by = 0.0
         self._engine_steps = 0
+        self._rested = 0  # steps in which `rests` said yes; only ever grows, and needs no lock
+        self._settled = 0  # of these, the ones that the counts below already hold
+        unread = self._never and isinstance(self._siblings, NoSiblings)
+        self._put_off_most = PUT_OFF_UNREAD if unread else PUT_OFF_MOST
         self._seconds = 0.0
         self._last_call = self._refreshed = time.monotonic()
         self._housekeeping = Housekeeping(options, self.stats, self._keep_house, self._logger)
@@ -169,7 +176,7 @@ class RedraftProposer:
         """Tell before a step without drafts whether vLLM needn't ask for drafts after it (`plain_steps`).
 
         So it is where nothing is ever drafted, every row decodes, and the rows are the ones that are known: `propose`
-        would only take note of the step (`Requests.put_off_step`), which is done here.
+        would only count the step, which is done here. It is what is left to do in each step: as little as can be.
 
         Args:
             batch: the runner's `InputBatch`, up to date for the step.
@@ -177,17 +184,18 @@ class RedraftProposer:
         """
         if not self._drafts:
             return True
-        if not self._never:
+        rows = len(self._decoding)
+        if (
+            not self._never
+            or scheduler_output.total_num_scheduled_tokens != rows
+            or len(scheduler_output.num_scheduled_tokens) != rows
+            or batch.req_ids != self._decoding
+        ):
             return False
         self._last_call = now = time.monotonic()
-        scheduled = scheduler_output.num_scheduled_tokens
-        if now >= self._advance_by or batch.req_ids != self._decoding or len(scheduled) != len(batch.req_ids):
+        if now >= self._advance_by:
             return False
-        if sum(scheduled.values()) != len(scheduled):
-            return False
-        with self._lock:
-            self._engine_steps += 1
-            self._requests.put_off_step(len(scheduled))
+        self._rested += 1
         return True
 
     def propose(
@@ -227,6 +235,7 @@ class RedraftProposer:
     def stats(self) -> Stats:
         """Return the counts so far. Safe to call from any thread of the engine's process."""
         with self._lock:
+            self._settle()
             counts = self._drafter.stats()
             relay = self._siblings.stats()
             fetches, fetch_seconds = self._source.fetches
@@ -260,6 +269,7 @@ class RedraftProposer:
         if self._drafts:
             self._drafts = False
             with self._lock:
+                self._settle()
                 self._requests.close()
             self._followed.close()
             self._housekeeping.close()
@@ -270,6 +280,7 @@ class RedraftProposer:
     def _draft(self, sampled: list[list[int]]) -> list[list[int]]:
         if self._batch is None:
             raise FailedPrecondition("before_propose: was not called; another plugin undid redraft's patch")
+        self._settle()
         self._engine_steps += 1
         batch = self._batch
         plan = None
@@ -277,7 +288,7 @@ class RedraftProposer:
             # Nothing was drafted and the requests are the same: whatever else there is to know can wait.
             plan = self._plan(sampled, self._fresh(batch, len(sampled)))
             if not plan.draft:
-                self._requests.put_off_step(sum(map(len, sampled)))
+                self._requests.put_off_steps(sum(map(len, sampled)))
                 self._decoding = self._req_ids if all(sampled) else []
                 return [[] for _ in sampled]
         waiting = self._requests.put_off
@@ -297,10 +308,21 @@ class RedraftProposer:
         )
         self._granted = len(drafts.token_ids)
         took = time.monotonic() - self._last_call
-        self._advance_by = self._last_call + max(PUT_OFF_SECONDS, min(took / PUT_OFF_SHARE, PUT_OFF_MOST))
+        self._advance_by = self._last_call + max(
+            PUT_OFF_SECONDS, min(took / PUT_OFF_SHARE, self._put_off_most)
+        )
         if not len(drafts.token_ids):
             return [[] for _ in sampled]
         return exactness.within_bounds(drafts.token_ids, drafts.offsets, horizons, self._vocab_size)
+
+    def _settle(self) -> None:
+        """Count the steps that `rests` left alone since the last call, each with a token for every row; under the
+        lock."""
+        rested = self._rested - self._settled
+        if rested:
+            self._settled += rested
+            self._engine_steps += rested
+            self._requests.put_off_steps(rested * len(self._decoding))
 
     def _plan(self, sampled: list[list[int]], fresh: int) -> Plan:
         """Tell the budget what the step that ended took, and return how to draft for the next one."""
@@ -344,6 +366,7 @@ class RedraftProposer:
         idle = now - self._last_call
         if idle > IDLE_SECONDS[0] and len(self._requests):
             with self._lock:
+                self._settle()
                 self._requests.sweep(self._states if idle < IDLE_SECONDS[1] else {})
         self._calibration.keep()
 

@@ -99,7 +99,7 @@ class Requests:
         self._max_model_len = max_model_len
         self._clock = clock
         self.put_off = 0
-        """Tokens of running requests that `put_off_step` left to the next `advance`."""
+        """Tokens of running requests that `put_off_steps` left to the next `advance`."""
         self.steps_put_off = 0
         """Steps of single requests that the drafter doesn't know of as steps of their own."""
         self._by_id: dict[str, _Request] = {}
@@ -167,10 +167,10 @@ class Requests:
         self._siblings.advance(step.handles, step.token_ids, step.offsets)
         return step
 
-    def put_off_step(self, emitted: int) -> None:
-        """Take note of a step that `advance` isn't called for; the next call makes up for it.
+    def put_off_steps(self, emitted: int) -> None:
+        """Take note of steps that `advance` isn't called for; the next call makes up for them.
 
-        Only for a step that verified no draft, in an unchanged batch: what a row gains is one token or none.
+        Only for steps that verified no draft, in an unchanged batch: what a row gains in each is one token or none.
 
         Args:
             emitted: tokens of all rows.

@@ -17,6 +17,7 @@ def prepare_vllm() -> None:
     """
     import vllm
     from vllm.platforms import current_platform
+    from vllm.v1.executor import uniproc_executor
     from vllm.v1.sample import rejection_sampler
     from vllm.v1.worker import gpu_model_runner
 
@@ -24,6 +25,7 @@ def prepare_vllm() -> None:
     patches.hand_over_batch(gpu_model_runner)
     patches.ask_up_to_the_longest_text(gpu_model_runner)
     plain_steps.decode_plainly(gpu_model_runner)
+    plain_steps.fetch_no_empty_drafts(uniproc_executor)
     keyed_sampling.sample_by_key(gpu_model_runner)
     if not patches.is_handed_over(gpu_model_runner):
         raise FailedPrecondition(

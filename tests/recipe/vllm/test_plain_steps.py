@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 
 from redraft.recipe.vllm import proposer as proposer_module
-from redraft.recipe.vllm.plain_steps import decode_plainly, is_recurrent
+from redraft.recipe.vllm.plain_steps import decode_plainly, fetch_no_empty_drafts, is_recurrent
 
 PROMPT = [11, 12, 13, 14, 15]
 TEXT = list(range(100, 160))
+
+
+def step_of(**scheduled: int) -> Any:
+    """What vLLM's scheduler says of a step that computes so many tokens of each request."""
+    return SimpleNamespace(num_scheduled_tokens=scheduled, total_num_scheduled_tokens=sum(scheduled.values()))
 
 
 @pytest.fixture
@@ -54,7 +59,7 @@ def test_an_engine_that_never_drafts_is_asked_no_more_until_its_batch_changes(pa
     runner = make_runner(budget=0)
 
     def rests(**scheduled: int) -> bool:
-        return runner.proposer.rests(runner.batch, SimpleNamespace(num_scheduled_tokens=scheduled))
+        return runner.proposer.rests(runner.batch, step_of(**scheduled))
 
     for name in "ab":
         runner.add(name, PROMPT)
@@ -66,20 +71,42 @@ def test_an_engine_that_never_drafts_is_asked_no_more_until_its_batch_changes(pa
     assert not rests(a=1)  # b was not scheduled
     assert not rests(a=1, b=2)
     runner.step(a=[3])
-    stats = runner.proposer.stats()
-    assert (stats.engine_steps, stats.steps, stats.emitted) == (12, 23, 23)
+    for _ in range(2):  # reading the counts changes nothing
+        stats = runner.proposer.stats()
+        assert (stats.engine_steps, stats.steps, stats.emitted) == (12, 23, 23)
     runner.add("c", PROMPT)
     assert not rests(a=1, b=1, c=3)
     runner.step(a=[4], b=[4])  # c is in prefill
     assert not rests(a=1, b=1, c=1)
     runner.step(a=[5], b=[5], c=[5])
     assert rests(a=1, b=1, c=1)
+    runner.step(propose=False, a=[6], b=[6], c=[6])
     runner.proposer._advance_by = 0.0
     assert not rests(a=1, b=1, c=1)
     runner.finish("b")
     assert not rests(a=1, c=1)
     runner.step(a=[6], c=[6])
-    assert runner.proposer.stats().requests == 2
+    stats = runner.proposer.stats()
+    assert stats.requests == 2
+    assert (stats.steps, stats.emitted) == (33, 33)
+
+
+def test_what_was_written_while_the_proposer_rested_is_kept_when_vllm_lets_go(
+    patient, make_runner, monkeypatch
+):
+    monkeypatch.setattr(proposer_module, "IDLE_SECONDS", (0.0, 1000.0))
+    runner = make_runner(budget=0)
+    runner.add("a", PROMPT)
+    runner.step(a=[TEXT[0]])
+    for token_id in TEXT[1:21]:
+        assert runner.proposer.rests(runner.batch, step_of(a=1))
+        runner.step(propose=False, a=[token_id])
+    runner.finish("a")
+    runner.proposer._keep_house()
+    stats = runner.proposer.stats()
+    assert (stats.engine_steps, stats.steps, stats.emitted, stats.requests) == (21, 21, 21, 0)
+    (kept,) = runner.proposer._ended.of(np.array(PROMPT, np.int32))
+    assert kept.tolist() == TEXT[:21]
 
 
 def test_an_engine_that_may_draft_is_always_asked(patient, make_runner):
@@ -87,12 +114,12 @@ def test_an_engine_that_may_draft_is_always_asked(patient, make_runner):
     runner.add("a", PROMPT)
     runner.step(horizon=0, a=[1])
     runner.step(horizon=0, a=[2])
-    assert not runner.proposer.rests(runner.batch, SimpleNamespace(num_scheduled_tokens={"a": 1}))
+    assert not runner.proposer.rests(runner.batch, step_of(a=1))
 
 
 def test_a_rank_whose_drafts_nobody_uses_is_never_asked(make_proposer):
     proposer = make_proposer(rank=1, ranks=2)
-    assert proposer.rests(SimpleNamespace(req_ids=["a"]), SimpleNamespace(num_scheduled_tokens={"a": 5}))
+    assert proposer.rests(SimpleNamespace(req_ids=["a"]), step_of(a=5))
 
 
 def test_a_request_that_ends_leaves_its_siblings_what_was_put_off(patient, make_runner):
@@ -194,6 +221,43 @@ def test_only_a_step_without_drafts_is_prepared_as_a_plain_one(runner_class):
     assert runner.take_draft_token_ids() == "taken"
     runner._draft_token_ids = np.zeros((2, 6))  # vLLM's zeros, where a draft would not fit
     assert runner.take_draft_token_ids() == "taken"
+
+
+def executor_of(runner: Any) -> Any:
+    """What vLLM's executor in one process has of it, patched; its own call answers "called"."""
+    executor = type("UniProcExecutor", (), {"take_draft_token_ids": lambda self: "called"})
+    module = SimpleNamespace(UniProcExecutor=executor)
+    fetch_no_empty_drafts(module)
+    patched = executor.take_draft_token_ids
+    fetch_no_empty_drafts(module)
+    assert executor.take_draft_token_ids is patched
+    made = executor()
+    made.driver_worker = SimpleNamespace(worker=SimpleNamespace(model_runner=runner))
+    return made
+
+
+def test_the_worker_is_called_for_drafts_only_where_there_may_be_one(runner_class):
+    runner = runner_class(drafter())
+    executor = executor_of(runner)
+    for nothing in (None, [], [[], []]):
+        runner._draft_token_ids = nothing
+        assert executor.take_draft_token_ids() is None
+    for drafts in ([[], [1]], np.zeros((2, 6))):
+        runner._draft_token_ids = drafts
+        assert executor.take_draft_token_ids() == "called"
+
+
+@pytest.mark.parametrize("other", [SimpleNamespace(), SimpleNamespace(plain_steps=False)])
+def test_the_worker_is_called_for_other_proposers_drafts(runner_class, other):
+    runner = runner_class(other)
+    runner._draft_token_ids = None
+    executor = executor_of(runner)
+    assert executor.take_draft_token_ids() == "called"
+    del runner.drafter
+    assert executor.take_draft_token_ids() == "called"
+    del executor.driver_worker
+    assert executor.take_draft_token_ids() == "called"
+    fetch_no_empty_drafts(SimpleNamespace())
 
 
 def test_while_the_proposer_rests_the_runner_is_one_without_speculation(runner_class):
