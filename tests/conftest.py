@@ -38,7 +38,8 @@ def make_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
     Its tokenizer knows words: token id i is "t{i}", and t0 is the end token. Keyword arguments: `vocab_size`,
     `layers`, `hidden` (a multiple of 32), `sharpness` (factor on the output layer: at 1 the next token is
     nearly uniform, at 100 nearly certain), `memory` (factor on attention's output: at 0 the next token depends
-    on the last one only; small values make texts that part meet again, as real ones do), `seed`.
+    on the last one only; small values make texts that part meet again, as real ones do), `seed`, `experts` (a
+    Mixtral of so many, two of them for each token).
     """
     made: dict[tuple[Any, ...], Path] = {}
 
@@ -50,8 +51,9 @@ def make_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
         sharpness: float = 8.0,
         memory: float = 0.01,
         seed: int = 0,
+        experts: int = 0,
     ) -> Path:
-        key = (vocab_size, layers, hidden, sharpness, memory, seed)
+        key = (vocab_size, layers, hidden, sharpness, memory, seed, experts)
         if key not in made:
             made[key] = tmp_path_factory.mktemp("tiny_model")
             # In a process of its own: torch and transformers stay out of pytest's.
@@ -106,18 +108,20 @@ import sys
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+import transformers
+from transformers import PreTrainedTokenizerFast
 
-path, (vocab_size, layers, hidden, sharpness, memory, seed) = sys.argv[1], map(float, sys.argv[2:])
-vocab_size, layers, hidden, seed = int(vocab_size), int(layers), int(hidden), int(seed)
+path, (vocab_size, layers, hidden, sharpness, memory, seed, experts) = sys.argv[1], map(float, sys.argv[2:])
+vocab_size, layers, hidden, seed, experts = map(int, (vocab_size, layers, hidden, seed, experts))
 words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(vocab_size)}, unk_token="t1"))
 words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
 tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="t0", pad_token="t0", unk_token="t1")
 tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 tokenizer.save_pretrained(path)
 torch.manual_seed(seed)
-model = LlamaForCausalLM(
-    LlamaConfig(
+kind = "Mixtral" if experts else "Llama"
+model = getattr(transformers, f"{kind}ForCausalLM")(
+    getattr(transformers, f"{kind}Config")(
         vocab_size=vocab_size,
         hidden_size=hidden,
         intermediate_size=2 * hidden,
@@ -131,6 +135,7 @@ model = LlamaForCausalLM(
         eos_token_id=0,
         pad_token_id=0,
         dtype="float32",
+        **({"num_local_experts": experts, "num_experts_per_tok": 2} if experts else {}),
     )
 )
 with torch.no_grad():
