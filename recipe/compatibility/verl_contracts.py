@@ -7,6 +7,7 @@ from redraft.recipe.compatibility.contracts import Contract
 _BASE = "verl/trainer/ppo/v1/trainer_base.py"
 _LOOPS = "verl/experimental/agent_loop/agent_loop.py"
 _LOOPS_V1 = "verl/trainer/ppo/v1/agent_loop_tq.py"
+_FULLY_ASYNC = "verl/experimental/fully_async_policy/"
 _CLIENT = "verl/workers/rollout/llm_server.py"
 _SERVER = "verl/workers/rollout/vllm_rollout/vllm_async_server.py"
 
@@ -116,7 +117,33 @@ OVERRIDDEN: tuple[Contract, ...] = (
         parameters=("prompts",),
     ),
     Contract(
-        "verl/experimental/fully_async_policy/fully_async_rollouter.py",
+        _FULLY_ASYNC + "fully_async_main.py",
+        "main",
+        "hands `FullyAsyncTaskRunner`, which is replaced in its module, to `run_ppo` (main_fully_async)",
+        {"078723e0513a296c": "0.9.0"},
+        parameters=("config",),
+    ),
+    Contract(
+        _FULLY_ASYNC + "fully_async_main.py",
+        "FullyAsyncTaskRunner._create_rollouter",
+        "makes and starts the rollouter (verl.fully_async)",
+        {"9b7093865a090758": "0.9.0"},
+        parameters=("config",),
+    ),
+    Contract(
+        _FULLY_ASYNC + "fully_async_rollouter.py",
+        "FullyAsyncRollouter._init_async_rollout_manager",
+        "starts the engines and makes the agent loops' manager, which is replaced (verl.fully_async)",
+        {"a6aec6c6578f45c9": "0.9.0"},
+    ),
+    Contract(
+        _FULLY_ASYNC + "fully_async_rollouter.py",
+        "FullyAsyncRollouter._feed_samples",
+        "names samples sample_<epoch>_<number>, numbers from 1",
+        {"7ecd55dcc25785df": "0.9.0"},
+    ),
+    Contract(
+        _FULLY_ASYNC + "fully_async_rollouter.py",
         "FullyAsyncAgentLoopManager.generate_sequences_single",
         "rolls one prompt's samples out",
         {"fbfe1d1620bd3cbd": "0.9.0"},

@@ -72,21 +72,25 @@ class RecordingManager(AgentLoopManager):
     @auto_await  # looks at who calls whether to give a result or something to wait for, so that must be like verl's own
     async def generate_sequences(self, prompts: Any) -> Any:
         """Roll a batch out as verl does, its rows numbered first: chunks of a group may go to several workers."""
-        self.mark(prompts, int(prompts.meta_info.get("global_steps", 0)))
+        self.mark(prompts, *self.place(prompts))
         return await super().generate_sequences(prompts)
 
-    def mark(self, prompts: Any, step: int, epoch: int | None = None) -> None:
+    def place(self, prompts: Any) -> tuple[int, int, Counter[str]]:
+        """Return a batch's step, its epoch, and how often each prompt was rolled out in that step before."""
+        step = int(prompts.meta_info.get("global_steps", 0))
+        steps_per_epoch = max(int(self.config.redraft.session.get("steps_per_epoch", 1)), 1)
+        return step, max(step - 1, 0) // steps_per_epoch, Counter()
+
+    def mark(self, prompts: Any, step: int, epoch: int, seen: Counter[str]) -> None:
         """Add the columns that name the trajectories of a batch.
 
         Args:
             prompts: verl's DataProto; rows with an equal `raw_prompt` are samples of one prompt.
             step: the trainer's global step, >= 0.
-            epoch: pass over the data; None: the step's, by `config.redraft.session.steps_per_epoch`.
+            epoch: pass over the data, >= 0.
+            seen: prompt -> samples that it has in this step already; gets the batch's.
         """
-        if epoch is None:
-            epoch = max(step - 1, 0) // max(int(self.config.redraft.session.get("steps_per_epoch", 1)), 1)
         rows = prompts.non_tensor_batch["raw_prompt"]
-        seen: Counter[str] = Counter()
         samples = []
         for prompt in map(str, rows):
             samples.append(seen[prompt])
@@ -99,16 +103,42 @@ def fully_async_manager(base: type[AgentLoopManager]) -> type[RecordingManager]:
     """Return verl's `FullyAsyncAgentLoopManager` (`base`) with workers that publish.
 
     The class is handed in since its module starts more than an agent loop needs. Its rollouter names samples
-    `sample_<epoch>_<number>` and rolls each out by itself; the number stands for the step.
+    `sample_<epoch>_<number>`, counted from 1, and rolls each out by itself. As its step a sample gets the one that
+    would train on it if samples were trained on in the order of their numbers: steps that are counted like the
+    weights' versions, so that ages can be told from both. Batches are validations; they belong to the step and the
+    epoch that rollouts have come to.
     """
 
     class RecordingFullyAsyncManager(RecordingManager, base):
         """Marks single samples by their name."""
 
+        _place = (0, 0)
+        """Step and epoch that rollouts have come to."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._seen: dict[bool, tuple[tuple[int, int], Counter[str]]] = {}
+
+        def place(self, prompts: Any) -> tuple[int, int, Counter[str]]:
+            return self._here(validation=True)
+
         async def generate_sequences_single(self, prompts: Any) -> Any:
             """Roll one prompt's samples out as verl does."""
-            epoch, number = str(prompts.non_tensor_batch["uid"][0]).rsplit("_", 2)[1:]
-            self.mark(prompts, int(number), int(epoch))
+            epoch, number = map(int, str(prompts.non_tensor_batch["uid"][0]).rsplit("_", 2)[1:])
+            self._place = max(number - 1, 0) // samples_per_update(self.config) + 1, epoch
+            self.mark(prompts, *self._here(validation=False))
             return await super().generate_sequences_single(prompts)
 
+        def _here(self, validation: bool) -> tuple[int, int, Counter[str]]:
+            if self._seen.get(validation, (None,))[0] != self._place:
+                self._seen[validation] = self._place, Counter()
+            return *self._place, self._seen[validation][1]
+
     return RecordingFullyAsyncManager
+
+
+def samples_per_update(config: Any) -> int:
+    """Return how many prompts the fully asynchronous trainer takes between two changes of the engines' weights."""
+    training = config.async_training
+    required = config.actor_rollout_ref.actor.ppo_mini_batch_size * training.require_batches
+    return int(required * training.trigger_parameter_sync_step)

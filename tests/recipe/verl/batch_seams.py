@@ -35,7 +35,7 @@ def a_batch_trainers_rows_are_named_before_they_are_split() -> None:
     manager = RecordingManager.__new__(RecordingManager)
     manager.config = SimpleNamespace(redraft=SimpleNamespace(session=session))
     prompts = batch("u", 6, global_steps=5)
-    manager.mark(prompts, 5)
+    manager.mark(prompts, *manager.place(prompts))
     columns = prompts.non_tensor_batch
     assert columns["redraft_sample"].tolist() == [0, 1, 0, 1, 0, 1]
     assert columns["redraft_step"].tolist() == [5] * 6
@@ -148,12 +148,26 @@ def the_fully_async_manager_names_single_samples() -> None:
             done.set_result("rolled out")
             return SimpleNamespace(future=lambda: done)
 
-    manager = ours.__new__(ours)
-    manager.config = SimpleNamespace(redraft=SimpleNamespace(session={}), skip=None)
+    manager = object.__new__(ours)
+    manager._seen = {}
+    manager.config = SimpleNamespace(
+        redraft=SimpleNamespace(session={}),
+        skip=None,
+        async_training=SimpleNamespace(require_batches=2, trigger_parameter_sync_step=3),
+        actor_rollout_ref=SimpleNamespace(actor=SimpleNamespace(ppo_mini_batch_size=5)),
+    )
     manager.agent_loop_workers = [Worker()]
-    told = asyncio.run(manager.generate_sequences_single(batch("uid_sample_2_41", 2)))
-    assert told == "rolled out"
-    columns = asked[0].non_tensor_batch
-    assert columns["redraft_epoch"].tolist() == [2, 2]
-    assert columns["redraft_step"].tolist() == [41, 41]
-    assert columns["redraft_sample"].tolist() == [0, 1]
+    for number in (59, 60, 60, 61):  # a prompt that the data has twice is rolled out twice
+        rolled_out = manager.generate_sequences_single(batch(f"uid_sample_2_{number}", 2))
+        assert asyncio.run(rolled_out) == "rolled out"
+    told = [prompts.non_tensor_batch for prompts in asked]
+    assert [columns["redraft_epoch"].tolist() for columns in told] == [[2, 2]] * 4
+    assert [columns["redraft_step"].tolist() for columns in told] == [[2, 2]] * 3 + [[3, 3]]
+    assert [columns["redraft_sample"].tolist() for columns in told] == [[0, 1], [2, 3], [4, 5], [0, 1]]
+    validation = batch("v", 1)
+    marked = []
+    for _ in range(3):
+        manager.mark(validation, *manager.place(validation))
+        columns = validation.non_tensor_batch
+        marked.append(tuple(columns[f"redraft_{name}"].item() for name in ("epoch", "step", "sample")))
+    assert marked == [(2, 3, 0), (2, 3, 1), (2, 3, 2)]

@@ -16,7 +16,7 @@ from redraft.client import DraftClient
 from redraft.rollout import Rollout
 
 RUN = "tests/training"
-MODULES = "redraft.recipe.cpu.platform,redraft.recipe.verl.register_server"
+PLATFORM = "redraft.recipe.cpu.platform"
 ENGINE = "actor_rollout_ref.rollout.engine_kwargs.vllm"
 PROMPTS, BATCH, SAMPLES, EPOCHS = 4, 2, 4, 2
 
@@ -35,6 +35,7 @@ def train_by_hand(
     stored: Callable[[Path, str], list[Rollout]],
     launch: Sequence[str],
     *further: str,
+    modules: str = f"{PLATFORM},redraft.recipe.verl.register_server",
 ) -> ByHand:
     """Train and wait for the end.
 
@@ -44,6 +45,7 @@ def train_by_hand(
         stored: reads a server's data directory.
         launch: what Python is to run.
         further: arguments of this trainer.
+        modules: what verl imports in each of its processes.
     """
     write_prompts(folder, PROMPTS, 0)
     server = Server(folder / "data")
@@ -69,7 +71,7 @@ def train_by_hand(
     ]
     accepted: Counter[str] = Counter()
     try:
-        run = train(folder, command, stored, launch=launch, VERL_USE_EXTERNAL_MODULES=MODULES)
+        run = train(folder, command, stored, launch=launch, VERL_USE_EXTERNAL_MODULES=modules)
         client = DraftClient(server.address)
         for worker in (worker for told in client.stats(RUN).runs for worker in told.workers):
             for source in worker.acceptance.sources:
@@ -107,4 +109,4 @@ def published_once(run: Run) -> None:
         (tuple(r.prompt_token_ids.tolist()), tuple(r.response_token_ids.tolist())) for r in run.history
     )
     assert kept == of_verl
-    assert len({(r.key, r.epoch, r.step, r.sample) for r in run.history}) == len(run.history)
+    assert len({(r.key, r.epoch, r.step, r.sample, r.validation) for r in run.history}) == len(run.history)

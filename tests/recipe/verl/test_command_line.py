@@ -54,3 +54,10 @@ for overrides in (
         "actor_rollout_ref.rollout.engine_kwargs.vllm.speculative_config",
         "accepted",
     ], done.stderr[-3000:]
+
+
+def test_the_fully_asynchronous_trainer_is_not_started_without_a_server_and_a_run() -> None:
+    done = run("-m", "redraft.recipe.main_fully_async", "+redraft.session.run=mine")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("redraft: redraft.session: lacks addresses;")
+    assert "Traceback" not in done.stderr
