@@ -36,7 +36,7 @@ class Period:
         return cls(tally, drafting, tally.generation_seconds or 0.0)
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures of redraft.recipe.verl's table, and `by_source`; None for what is not known.
+        """Return what doc/metrics.md says of a line of the metrics file; None for what is not known.
 
         The engine's own counters of each trajectory come first; a vLLM without them leaves the proposers'.
         """

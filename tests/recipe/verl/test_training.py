@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,11 @@ PROMPTS, BATCH, SAMPLES, EPOCHS = 4, 2, 4, 3
 STEPS_PER_EPOCH = PROMPTS // BATCH
 LAST_SERVED_EPOCH = 1
 """The server is killed after this epoch."""
+DOCUMENT = Path(__file__).parents[3] / "doc" / "metrics.md"
+FIGURES_OF_STEPS = {"published", "lost", "server_failures"}
+"""Told with each step only."""
+LATE = {"estimated_saving"}
+"""Told once steps with and without drafts were seen at the same load, which so short a run may not come to."""
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +57,16 @@ def run(
         trainer__total_epochs=EPOCHS,
         trainer__test_freq=STEPS_PER_EPOCH,
         redraft__export_dir=folder / "weights",
+        trainer__logger="[console,file,tensorboard]",
     )
-    return train(folder, command, stored, kill_the_server_on_the_way)
+    return train(
+        folder,
+        command,
+        stored,
+        kill_the_server_on_the_way,
+        VERL_FILE_LOGGER_PATH=str(folder / "tracker"),
+        TENSORBOARD_DIR=str(folder / "tensorboard"),
+    )
 
 
 def epoch_of(line: dict[str, Any]) -> int | None:
@@ -139,16 +154,87 @@ def test_the_figures_of_steps_add_up_to_those_of_their_epoch(run: Run) -> None:
     assert all(line["reward"] is not None and line["tokens_per_second"] > 0 for line in run.of_kind("step"))
 
 
-def test_the_tracker_gets_the_figures(run: Run) -> None:
-    for name in (
-        "mean_acceptance_length",
-        "acceptance_rate",
-        "tokens_per_second",
-        "published",
-        "epoch/drafted",
-    ):
-        assert f"redraft/{name}:" in run.log, name
-    assert "redraft/validation/drafted" in run.log
+def tracked(run: Run) -> dict[str, list[tuple[int, float]]]:
+    """Return what verl's tracker got of our metrics: name without `redraft/` -> (step, value), as they came."""
+    told: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for line in lines_of(run.folder / "tracker"):
+        for name, value in line["data"].items():
+            if name.startswith("redraft/"):
+                told[name.removeprefix("redraft/")].append((line["step"], value))
+    return told
+
+
+def documented() -> dict[str, str]:
+    """Return the documentation's table of the tracker's metrics: name without `redraft/` -> unit."""
+    return dict(re.findall(r"^\| `redraft/([^`]+)` +\| ([^|]+?) +\|", DOCUMENT.read_text(), re.M))
+
+
+def as_documented(name: str) -> str:
+    """Return a metric's name as the documentation has it."""
+    name = re.sub(r"^(validation|epoch)/", "", name)
+    name = re.sub(r"^(source|accepted_share)/(history|live|shared)", r"\1/<source>", name)
+    return re.sub(r"^position/\d+", "position/<position>", name)
+
+
+def test_the_tracker_gets_the_documented_figures_and_no_others(run: Run) -> None:
+    told: dict[str, set[str]] = {"": set(), "validation": set(), "epoch": set()}
+    for name in tracked(run):
+        period = name.partition("/")[0]
+        told[period if period in told else ""].add(as_documented(name))
+    wanted = set(documented())
+    assert wanted - LATE <= told[""] <= wanted
+    assert wanted - LATE - FIGURES_OF_STEPS <= told["epoch"] <= wanted - FIGURES_OF_STEPS
+    # Few tokens of validation may have none of these: a fetch, an accepted token, a draft.
+    chance = {name for name in wanted if "/<" in name} | {"fetch_latency", "acceptance_rate"}
+    assert wanted - LATE - FIGURES_OF_STEPS - chance <= told["validation"] <= wanted - FIGURES_OF_STEPS
+
+
+def test_the_trackers_figures_have_values_of_their_units(run: Run) -> None:
+    units, told = documented(), tracked(run)
+    for name, entries in told.items():
+        unit, values = units[as_documented(name)], [value for _, value in entries]
+        least = -float("inf") if as_documented(name) in LATE else 0.0
+        most = 1.0 if unit == "share" else float("inf")
+        assert all(least <= value <= most for value in values), (name, values)
+        if unit not in ("share", "seconds", "tokens/second") and not name.endswith(
+            ("mean_acceptance_length", "tokens_per_step", "budget_used")
+        ):
+            assert all(value == int(value) for value in values), (name, values)
+    for name in ("mean_acceptance_length", "tokens_per_step"):
+        assert all(value >= 1 for _, value in told[name]), name
+    for name in ("index_bytes", "draft_seconds", "fetches", "budget_used", "generated_tokens", "published"):
+        assert any(value for _, value in told[name]), name
+    assert not any(value for _, value in told["lost"])
+
+
+def test_the_tracker_and_the_metrics_file_agree(run: Run) -> None:
+    told = {name: dict(entries) for name, entries in tracked(run).items()}
+    for kind, prefix in (("step", ""), ("epoch", "epoch/")):
+        for line in run.of_kind(kind):
+            for name in set(documented()) & line.keys():
+                if prefix and name in FIGURES_OF_STEPS:
+                    continue
+                assert told.get(prefix + name, {}).get(line["step"]) == line[name], (prefix + name, line)
+
+
+def test_names_and_steps_suit_every_tracker(run: Run) -> None:
+    # Weights & Biases wants letters, digits and underscores, begun by no digit; "/" makes sections of them. It and
+    # TensorBoard want steps that never fall.
+    steps = [line["step"] for line in lines_of(run.folder / "tracker")]
+    assert steps == sorted(steps)
+    for name in tracked(run):
+        assert re.fullmatch(r"[A-Za-z_]\w*(/\w+)*", f"redraft/{name}", re.ASCII), name
+
+
+def test_tensorboard_gets_what_the_tracker_gets(run: Run) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(run.folder / "tensorboard"))
+    events.Reload()
+    for name, entries in tracked(run).items():
+        scalars = events.Scalars(f"redraft/{name}")
+        assert [scalar.step for scalar in scalars] == [step for step, _ in entries], name
+        values = [value for _, value in entries]
+        assert [scalar.value for scalar in scalars] == pytest.approx(values, rel=1e-6), name
 
 
 def test_weights_are_exported_after_every_epoch(run: Run) -> None:
