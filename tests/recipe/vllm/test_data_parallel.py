@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.vllm, pytest.mark.long]
+
 SCRIPT = Path(__file__).parent / "engines" / "data_parallel.py"
 
 PROMPTS, SAMPLES, NEW_TOKENS = 4, 2, 40
 
 
-@pytest.fixture(scope="module", params=[0, pytest.param(4, marks=pytest.mark.long)], ids=["dense", "experts"])
+@pytest.fixture(scope="module", params=[0, 4], ids=["dense", "experts"])
 def outcome(request, run_engine, make_tiny_model):
     draw = random.Random(11)
     prompts = [[draw.randrange(2, 1024) for _ in range(5 + i)] for i in range(PROMPTS)]
@@ -24,7 +26,6 @@ def outcome(request, run_engine, make_tiny_model):
     return run_engine(SCRIPT, settings)
 
 
-@pytest.mark.vllm
 def test_each_of_two_engines_drafts_for_itself(outcome):
     assert sorted(engine["index"] for engine in outcome["engines"]) == [0, 1]
     for engine in outcome["engines"]:
@@ -34,7 +35,6 @@ def test_each_of_two_engines_drafts_for_itself(outcome):
         assert engine["accepted"] > 100
 
 
-@pytest.mark.vllm
 def test_no_engine_waits_for_the_other_and_all_write_the_models_text(outcome):
     expected = outcome["expected"]
     assert outcome["rounds"] == {

@@ -89,7 +89,7 @@ def test_rollouts_outlive_the_server_and_are_compared_with_plain_decoding(
     tiny_model, engine_environment, tmp_path
 ):
     done = subprocess.run(
-        [sys.executable, "-m", "redraft.cli", "bench", "outage", "--model", str(tiny_model), *TINY],
+        [sys.executable, "-m", "redraft.cli", "bench", "outage", "--model", str(tiny_model), *TINY, "--no-auto"],
         env=engine_environment,
         cwd=tmp_path,
         capture_output=True,
@@ -98,7 +98,7 @@ def test_rollouts_outlive_the_server_and_are_compared_with_plain_decoding(
     )
     assert done.returncode == 0, done.stderr[-4000:]
     figures = json.loads(done.stdout)
-    assert figures["answered"] == figures["requests"] == 2 * outage.BATCHES * 2 * 2
+    assert figures["answered"] == figures["requests"] == outage.BATCHES * 2 * 2
     assert figures["resumed_seconds"] > 0  # the server that came back was asked again
     assert figures["outage_tokens_per_second"] > 0
     assert figures["plain_tokens_per_second"] > 0
