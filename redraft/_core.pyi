@@ -238,7 +238,8 @@ class Drafter:
         Args:
             min_survival: a row ends before the first token whose probability of being accepted together with all
                 before it is below this; from 0 (draft to the horizon) to 1.
-            num_threads: threads that share a step's work, >= 1; drafts do not depend on it.
+            num_threads: threads that share a step of 64 requests or more, the caller included, >= 1; drafts do not
+                depend on it.
             policy: "blend" (doc/policy.md) learns from accept outcomes which source and context to trust; "longest"
                 follows the longest match of history or of the group, whichever promises more, and learns only how
                 much its promises are worth.
