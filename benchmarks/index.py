@@ -23,7 +23,7 @@ from redraft.benchmarks.groups import Group, Int32Array, Trace, flatten
 HORIZON = 16
 STEP_REQUESTS = 512
 STEPS = 80
-THREADS = 2  # as the proposer has them by default on four cores or more
+THREADS = 2
 SIBLINGS = 16
 SLICE = 4  # tokens appended at a time, about what a step brings
 REBUILDS = 1_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import logging
-import os
 import threading
 import time
 import weakref
@@ -123,8 +122,9 @@ class RedraftProposer:
         self._called = 0.0
         self._granted = 0
         self._lock = threading.Lock()
-        threads = options.threads or (2 if len(os.sched_getaffinity(0)) >= 4 else 1)
-        self._drafter = Drafter(min_survival=options.min_survival, policy=options.policy, num_threads=threads)
+        self._drafter = Drafter(
+            min_survival=options.min_survival, policy=options.policy, num_threads=options.threads
+        )
         self._calibration = KeptCalibration(options.calibration_dir, options.run, self._drafter, self._logger)
         self._ended = EndedResponses(options.history_tokens)
         self._source = _make_source(options, self._ended)

@@ -53,7 +53,7 @@ def test_the_configuration_wins_over_the_environment():
         ({"min_survival": True}, {}, r"^min_survival: "),
         ({"budget": -2}, {}, r"^budget: "),
         ({"budget": 1.5}, {}, r"^budget: "),
-        ({"threads": -1}, {}, r"^threads: -1 is negative"),
+        ({"threads": 0}, {}, r"^threads: 0 is not > 0"),
         ({"history_tokens": -1}, {}, r"^history_tokens: "),
         ({"report_seconds": 0}, {}, r"^report_seconds: "),
         ({"log_seconds": float("nan")}, {}, r"^log_seconds: "),

@@ -89,7 +89,17 @@ def test_rollouts_outlive_the_server_and_are_compared_with_plain_decoding(
     tiny_model, engine_environment, tmp_path
 ):
     done = subprocess.run(
-        [sys.executable, "-m", "redraft.cli", "bench", "outage", "--model", str(tiny_model), *TINY, "--no-auto"],
+        [
+            sys.executable,
+            "-m",
+            "redraft.cli",
+            "bench",
+            "outage",
+            "--model",
+            str(tiny_model),
+            *TINY,
+            "--no-auto",
+        ],
         env=engine_environment,
         cwd=tmp_path,
         capture_output=True,
