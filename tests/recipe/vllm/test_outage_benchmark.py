@@ -85,6 +85,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 
 
 @pytest.mark.vllm
+@pytest.mark.long
 def test_rollouts_outlive_the_server_and_are_compared_with_plain_decoding(
     tiny_model, engine_environment, tmp_path
 ):
