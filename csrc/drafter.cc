@@ -178,7 +178,10 @@ std::vector<Drafter::Request*> Drafter::check_step(std::span<const int32_t> requ
   if (offsets.front() != 0) throw_invalid("offsets: must start with 0");
   // Of many values at once, most often all are right.
   bool wrong = false;
-  for (size_t i = 0; i < requests.size(); ++i) wrong |= (offsets[i + 1] < offsets[i]) | (horizons[i] < 0);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    wrong |= offsets[i + 1] < offsets[i];
+    wrong |= horizons[i] < 0;
+  }
   for (size_t i = 0; wrong && i < requests.size(); ++i) {
     if (offsets[i + 1] < offsets[i]) throw_invalid("offsets: must not fall, at " + std::to_string(i + 1));
     if (horizons[i] < 0) throw_invalid("horizons: must be >= 0, at " + std::to_string(i));
