@@ -50,7 +50,8 @@ def main() -> None:
         draws = int(settings["draws"] * share)
         if drafter in ("known", "avoided"):
             adversary.drafter = "redraft"
-            learn(engine, prompt, variants[0], draws)
+            # More than `draws`, as `run` leaves undecided positions out and makes up for them.
+            learn(engine, prompt, variants[0], int(draws * 1.03) + 32 * LENGTH)
             adversary.drafter = drafter
         before, start = counts(engine), time.process_time()
         adversary.drafted[:] = []
