@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed test-native
 	cd $(VENV) && $(abspath $(BIN))/pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests $(PYTEST_ARGS)
 
-## test-exact: the exactness suite at length, 10^6 draws a case (doc/exactness.md): about an hour of CPU time
+## test-exact: the exactness suite at length, 10^6 draws a case (doc/exactness.md): about an hour and a half of CPU time
 test-exact: $(VENV)/.installed
 	cd $(VENV) && EXACT_DRAWS=1048576 $(abspath $(BIN))/pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) \
 		$(CURDIR)/tests/exact $(PYTEST_ARGS)
