@@ -44,7 +44,8 @@ void Drafter::promise(Request& request, Source source, Proposal& proposal, size_
   batch.match_lengths[row] = static_cast<int32_t>(proposal.match_length);
 }
 
-// Appends rows [begin, end) of the drafts.
+// Drafts for rows [begin, end), into an empty batch. Its offsets may begin with a 0, to which each row adds
+// its end.
 void Drafter::draft_rows(const Batch& batch, size_t begin, size_t end, Held& held, DraftBatch& drafts) {
   Scratch scratch;
   auto& [history, live, num_tokens] = scratch;

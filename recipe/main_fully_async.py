@@ -6,7 +6,6 @@ servers' addresses are written there by hand, as doc/trainers.md has it.
 
 from __future__ import annotations
 
-import sys
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +13,9 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from redraft.errors import FailedPrecondition, RedraftError
+from redraft.errors import FailedPrecondition
 from redraft.recipe.compatibility.releases import VERL
+from redraft.recipe.main_ppo import train_or_exit
 
 
 def check(config: DictConfig) -> None:
@@ -49,15 +49,6 @@ def train(config: DictConfig) -> None:
     fully_async_main.main.__wrapped__(config)  # what hydra calls with the configuration
 
 
-def train_or_exit(config: DictConfig) -> None:
-    """Run `train`; a wrong configuration ends the process with one line instead of a traceback."""
-    try:
-        train(config)
-    except RedraftError as error:
-        print(f"redraft: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
 def config_folder() -> Path:
     """Return where verl has this trainer's configuration; its folder is no package that hydra could be told of.
 
@@ -70,10 +61,15 @@ def config_folder() -> Path:
     return Path(spec.submodule_search_locations[0]) / "experimental" / "fully_async_policy" / "config"
 
 
+def start(config: DictConfig) -> None:
+    """Train; what hydra calls."""
+    train_or_exit(config, train)
+
+
 def main() -> None:
     """Entry point of the command line."""
     name = "fully_async_ppo_trainer"
-    hydra.main(config_path=str(config_folder()), config_name=name, version_base=None)(train_or_exit)()
+    hydra.main(config_path=str(config_folder()), config_name=name, version_base=None)(start)()
 
 
 if __name__ == "__main__":

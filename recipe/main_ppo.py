@@ -8,6 +8,7 @@ the table of modes.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -76,10 +77,10 @@ def train(config: DictConfig) -> None:
     run_ppo(config, task_runner_class=task_runner_class())
 
 
-def train_or_exit(config: DictConfig) -> None:
-    """Run `train`; a wrong configuration ends the process with one line instead of a traceback."""
+def train_or_exit(config: DictConfig, run: Callable[[DictConfig], None] = train) -> None:
+    """Run `train`, or another launcher's; a wrong configuration ends the process with one line, not a traceback."""
     try:
-        train(config)
+        run(config)
     except RedraftError as error:
         # Ray wraps what its processes raise; the cause is what the user can do something about.
         print(f"redraft: {getattr(error, 'cause', error)}", file=sys.stderr)

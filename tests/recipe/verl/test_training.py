@@ -227,8 +227,9 @@ def test_names_and_steps_suit_every_tracker(run: Run) -> None:
 
 
 def test_tensorboard_gets_what_the_tracker_gets(run: Run) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = accumulator.EventAccumulator(str(run.folder / "tensorboard"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run.folder / "tensorboard"))
     events.Reload()
     for name, entries in tracked(run).items():
         scalars = events.Scalars(f"redraft/{name}")
