@@ -2,13 +2,11 @@
 
 #include <cstring>
 #include <memory_resource>
-#include <string>
 
-#include "csrc/checksum.h"
-#include "csrc/error.h"
-#include "csrc/frozen_format.h"
 #include "csrc/frozen_input.h"
 #include "csrc/frozen_runs.h"
+#include "csrc/frozen_tables.h"
+#include "csrc/frozen_writer.h"
 #include "csrc/memory.h"
 #include "csrc/next_smaller.h"
 #include "csrc/suffix_array.h"
@@ -42,11 +40,12 @@ class Builder {
     scan();
     resolve_chains();
     link();
-    return write(meter, memory_limit);
+    RunFolder<Symbol>(tables_).fold();
+    return FrozenWriter<Symbol>(tables_).write(weights_, meter, memory_limit);
   }
 
  private:
-  static constexpr uint32_t kEdgeWords = sizeof(InnerEdge<Symbol>) / 4;
+  static constexpr uint32_t kEdgeWords = FrozenTables<Symbol>::kEdgeWords;
   static constexpr uint32_t kMixed = 0xFFFFFFFEu;  // more than one symbol precedes
 
   template <typename T>
@@ -129,7 +128,7 @@ class Builder {
     outermost_at_left_.resize(size_);
     outermost_at_right_.resize(size_);
     owner_.resize(size_);
-    nodes_.push_back(FrozenNode{0, 0, 0, size_ - 1, 0, 0});
+    nodes_.push_back(BuiltNode{0, 0, 0, size_ - 1, 0, 0});
     node_weights_.push_back(0);
     open_.push_back({1, 0, kNone, 0, 0});
     for (uint32_t i = 1; i < size_; ++i) {
@@ -314,83 +313,22 @@ class Builder {
     }
   }
 
-  std::vector<uint64_t> write(LimitedMemory& meter, uint64_t memory_limit) {
-    const uint32_t num_nodes = static_cast<uint32_t>(nodes_.size());
-    const Vector<FrozenRun> runs =
-        RunFolder<Symbol>(nodes_, node_weights_, edge_words_, long_labels_, root_edges_, memory_).fold();
-    nodes_.push_back(
-        {0, 0, 0, 0, static_cast<uint32_t>(edge_words_.size()), 0});  // ends the last node's edges
-    const bool weighted = uniform_weight_ == 0;
-    FrozenHeader header{};
-    std::memcpy(header.magic, kMagic, sizeof(kMagic));
-    header.version = kFormatVersion;
-    header.symbol_bytes = sizeof(Symbol);
-    header.num_tokens = size_ - offsets_.size();
-    header.num_responses = static_cast<uint32_t>(offsets_.size() - 1);
-    header.num_symbols = static_cast<uint32_t>(token_ids_.size());
-    header.num_nodes = num_nodes;
-    header.num_plain = static_cast<uint32_t>(nodes_.size() - 1);
-    header.num_runs = static_cast<uint32_t>(runs.size());
-    header.num_edge_words = static_cast<uint32_t>(edge_words_.size());
-    header.num_long_labels = static_cast<uint32_t>(long_labels_.size());
-    header.symbol_slots = symbol_slots_;
-    header.text_size = size_;
-    header.uniform_weight = uniform_weight_;
-    uint64_t at = sizeof(FrozenHeader);
-    const auto place = [&](uint64_t& offset, uint64_t bytes) {
-      offset = at;
-      at = align8(at + bytes);
-    };
-    place(header.token_ids, token_ids_.size() * 4);
-    place(header.symbol_table, symbol_table_.size() * sizeof(Symbol));
-    place(header.response_starts, starts_.size() * 4);
-    place(header.response_weights, weighted ? weights_.size() * 4 : 0);
-    place(header.text, text_.size() * sizeof(Symbol));
-    place(header.root_edges, root_edges_.size() * sizeof(RootEdge));
-    place(header.nodes, nodes_.size() * sizeof(FrozenNode));
-    place(header.node_weights, weighted ? node_weights_.size() * 4 : 0);
-    place(header.edge_words, edge_words_.size() * 4);
-    place(header.long_labels, long_labels_.size() * sizeof(LongLabel));
-    place(header.runs, runs.size() * sizeof(FrozenRun));
-    header.total_bytes = at;
-    if (memory_limit != 0 && meter.used() + at > memory_limit) {
-      throw Error(ErrorCode::kResourceExhausted, "memory_limit: the index needs " + std::to_string(at) +
-                                                     " bytes beside its building; raise the limit");
-    }
-    std::vector<uint64_t> blob(at / 8);
-    char* bytes = reinterpret_cast<char*>(blob.data());
-    const auto copy = [&](uint64_t offset, const auto& values) {
-      if (!values.empty()) std::memcpy(bytes + offset, values.data(), values.size() * sizeof(values[0]));
-    };
-    copy(header.token_ids, token_ids_);
-    copy(header.symbol_table, symbol_table_);
-    copy(header.response_starts, starts_);
-    copy(header.text, text_);
-    copy(header.root_edges, root_edges_);
-    copy(header.nodes, nodes_);
-    copy(header.edge_words, edge_words_);
-    copy(header.long_labels, long_labels_);
-    copy(header.runs, runs);
-    if (weighted) {
-      copy(header.response_weights, weights_);
-      copy(header.node_weights, node_weights_);
-    }
-    header.content_checksum = checksum(bytes + sizeof(header), at - sizeof(header), kFormatVersion);
-    header.header_checksum = checksum(&header, offsetof(FrozenHeader, header_checksum), kFormatVersion);
-    std::memcpy(bytes, &header, sizeof(header));
-    return blob;
-  }
-
   std::span<const int64_t> offsets_;
   std::span<const float> weights_;
   std::pmr::memory_resource* memory_;
-  float uniform_weight_ = 0;  // 0 when weights differ
+  FrozenTables<Symbol> tables_{memory_};
+  float& uniform_weight_ = tables_.uniform_weight;
+  Vector<int32_t>& token_ids_ = tables_.token_ids;
+  Vector<Symbol>& symbol_table_ = tables_.symbol_table;
+  Vector<uint32_t>& starts_ = tables_.starts;
+  Vector<Symbol>& text_ = tables_.text;
+  Vector<BuiltNode>& nodes_ = tables_.nodes;
+  Vector<float>& node_weights_ = tables_.node_weights;
+  Vector<uint32_t>& edge_words_ = tables_.edge_words;
+  Vector<LongLabel>& long_labels_ = tables_.long_labels;
+  Vector<RootEdge>& root_edges_ = tables_.root_edges;
   uint32_t size_ = 0;
   uint32_t symbol_slots_ = 0;
-  Vector<int32_t> token_ids_{memory_};
-  Vector<Symbol> symbol_table_{memory_};
-  Vector<uint32_t> starts_{memory_};
-  Vector<Symbol> text_{memory_};
   Vector<int32_t> order_{memory_};
   Vector<uint32_t> rank_{memory_};
   Vector<uint32_t> common_{memory_};              // common_[i]: of suffixes order_[i - 1] and order_[i]
@@ -404,11 +342,6 @@ class Builder {
   Vector<uint32_t> inner_{memory_};
   Vector<uint32_t> leaves_{memory_};
   Vector<uint32_t> shortest_{memory_};  // node -> its shallowest tree node
-  Vector<FrozenNode> nodes_{memory_};
-  Vector<float> node_weights_{memory_};
-  Vector<uint32_t> edge_words_{memory_};
-  Vector<LongLabel> long_labels_{memory_};
-  Vector<RootEdge> root_edges_{memory_};
 };
 
 }  // namespace

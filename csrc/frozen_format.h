@@ -12,26 +12,29 @@
 namespace redraft {
 
 inline constexpr char kMagic[8] = {'R', 'D', 'R', 'F', 'T', 'I', 'X', '\n'};
-inline constexpr uint32_t kFormatVersion = 2;
+inline constexpr uint32_t kFormatVersion = 3;
 
 // The symbol before every response and after the last one. Real tokens have symbols from 1, by rising id.
 inline constexpr uint32_t kStart = 0;
 
 // One state of the compact automaton: a class of contexts with the same occurrences. `length` belongs to the
-// longest of them; the shortest is one longer than the class that `link` names.
+// longest of them; the shortest is one longer than the class that `link` names. A node's id is the index of its
+// first word among the nodes' words.
 struct FrozenNode {
   uint32_t length;  // tokens, START included
   uint32_t link;    // node of the longest shorter context that occurs more often; the root (0) names itself
   uint32_t end;     // text position just after one occurrence
   uint32_t count;   // occurrences
-  uint32_t edges;   // index of its first word in the edges section
   uint32_t shape;   // number of inner edges * 2 + (1 when the heaviest edge is a leaf edge)
+  uint32_t leaves;  // number of leaf edges
 };
 static_assert(sizeof(FrozenNode) == 24 && std::is_trivially_copyable_v<FrozenNode>);
+inline constexpr uint32_t kNodeWords = sizeof(FrozenNode) / 4;
 
-// The edges of one node: inner edges, then leaf edges, each sorted by first symbol, but for the heaviest
-// edge, which comes first among its kind. A leaf edge is one word: the text position of its label, which runs
-// to the next START. An inner edge is:
+// After a node comes its weight, a float, unless all responses weigh the same, and then its edges, so that
+// going on from a node mostly reads memory that is there already: inner edges, then leaf edges, each sorted by
+// first symbol, but for the heaviest edge, which comes first among its kind. A leaf edge is one word: the text
+// position of its label, which runs to the next START. An inner edge is:
 template <typename Symbol>
 struct InnerEdge {
   uint32_t target;
@@ -49,13 +52,13 @@ struct RootEdge {
 inline constexpr uint32_t kLeafBit = 0x80000000u;
 
 struct LongLabel {
-  uint32_t edge;  // index of the inner edge's first word in the edges section
+  uint32_t edge;  // index of the inner edge's first word among the nodes' words
   uint32_t length;
 };
 
 // Nodes of a text that repeats itself, folded: all with one inner edge and no leaf, each leading to the one
-// before and linking to the one after, their values rising by the same steps (modulo 2^32). They have no
-// entries among the nodes and edges; their ids follow on the other nodes' ids.
+// before and linking to the one after, their values rising by the same steps (modulo 2^32). They are not among
+// the other nodes; their ids, one after the other, begin with the number of the others' words.
 struct FrozenRun {
   uint32_t first;   // id of its first node
   uint32_t size;    // nodes
@@ -81,14 +84,14 @@ struct FrozenHeader {
   uint64_t num_tokens;     // of all responses; START not counted
   uint32_t num_responses;  // m
   uint32_t num_symbols;    // distinct tokens; symbols are 0..num_symbols
-  uint32_t num_nodes;      // root and nodes of runs included
-  uint32_t num_edge_words;
+  uint32_t num_words;      // of the nodes that are in no run, and their edges
+  uint32_t num_run_nodes;  // nodes that are in runs
+  uint32_t num_runs;
   uint32_t num_long_labels;
   uint32_t symbol_slots;  // of the open-addressing table from token id to symbol, a power of two
   uint32_t text_size;     // num_tokens + m + 1
-  float uniform_weight;   // > 0: the weight of every response, and then there are no weight sections
-  uint32_t num_plain;     // nodes that are in no run
-  uint32_t num_runs;
+  float uniform_weight;   // > 0: the weight of every response, and then no weights are stored
+  uint32_t node_words;    // of a node without its edges: 6, and 1 for its weight
   // Offsets of the sections.
   uint64_t token_ids;         // int32[num_symbols]: token of symbol s at s - 1
   uint64_t symbol_table;      // Symbol[symbol_slots]: 0 for an empty slot
@@ -96,9 +99,8 @@ struct FrozenHeader {
   uint64_t response_weights;  // float[m], or nothing
   uint64_t text;              // Symbol[text_size]
   uint64_t root_edges;        // RootEdge[num_symbols + 1]
-  uint64_t nodes;             // FrozenNode[num_plain + 1]: the last one only ends the edges
-  uint64_t node_weights;      // float[num_nodes], or nothing
-  uint64_t edge_words;        // uint32[num_edge_words]
+  uint64_t nodes;             // uint32[num_words]
+  uint64_t run_weights;       // float[num_run_nodes], or nothing
   uint64_t long_labels;       // LongLabel[num_long_labels], sorted by edge
   uint64_t runs;              // FrozenRun[num_runs], sorted by first
   uint64_t content_checksum;  // of all bytes after the header

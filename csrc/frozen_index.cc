@@ -36,11 +36,16 @@ inline float FrozenIndex::weight_of_node(uint32_t node) const {
   if (header_.uniform_weight > 0) {
     return static_cast<float>(static_cast<double>(node_at(node).count) * header_.uniform_weight);
   }
-  return load<float>(data_ + header_.node_weights, node < header_.num_nodes ? node : 0);
+  if (is_plain(node)) return load<float>(nodes_ + (node + uint64_t{kNodeWords}) * 4, 0);
+  const uint32_t i = node - header_.num_words;
+  return i < header_.num_run_nodes ? load<float>(data_ + header_.run_weights, i) : 0;
 }
 
 [[gnu::always_inline]] inline FrozenNode FrozenIndex::node_at(uint32_t node) const {
-  return node < header_.num_plain ? load<FrozenNode>(nodes_, node) : run_node(node);
+  if (!is_plain(node)) return run_node(node);
+  FrozenNode self;
+  std::memcpy(&self, nodes_ + node * uint64_t{4}, sizeof(self));
+  return self;
 }
 
 // The run that a node beyond the plain ones belongs to; of no meaning in a damaged blob.
@@ -56,20 +61,20 @@ FrozenRun FrozenIndex::run_of(uint32_t node) const {
 }
 
 [[gnu::noinline]] FrozenNode FrozenIndex::run_node(uint32_t node) const {
-  if (node >= header_.num_nodes) return load<FrozenNode>(nodes_, 0);
+  if (node - header_.num_words >= header_.num_run_nodes) return load<FrozenNode>(nodes_, 0);
   const FrozenRun run = run_of(node);
   const uint32_t i = node - run.first;
   return {run.length + i * run.length_step,
           i + 1 == run.size ? run.last_link : node + 1,
           run.end + i * run.end_step,
           run.count + i * run.count_step,
-          0,
-          2};
+          2,
+          0};
 }
 
 // The edge of a node beyond the plain ones, and the first symbol of its label.
 [[gnu::noinline]] bool FrozenIndex::run_edge(uint32_t node, Edge& edge, uint32_t& symbol) const {
-  if (node >= header_.num_nodes) return false;
+  if (node - header_.num_words >= header_.num_run_nodes) return false;
   const FrozenRun run = run_of(node);
   const uint32_t target = node == run.first ? run.first_target : node - 1;
   edge = {target, node_at(target).end - run.label, run.label};
@@ -90,16 +95,15 @@ double FrozenIndex::total_weight() const {
 // ---- edges
 // -------------------------------------------------------------------------------------------------
 
+// Of a node that is in no run.
 template <typename Symbol>
-inline FrozenIndex::Edges FrozenIndex::edges_of(uint32_t node) const {
-  if (node == 0) return {};
-  const FrozenNode self = load<FrozenNode>(nodes_, node);
-  const uint32_t stop = load<FrozenNode>(nodes_, node + 1).edges;
-  const uint64_t num_inner = self.shape >> 1;
-  const uint64_t leaves = self.edges + num_inner * (sizeof(InnerEdge<Symbol>) / 4);
-  if (stop > header_.num_edge_words || leaves > stop) return {};
-  return {self.edges, static_cast<uint32_t>(num_inner), static_cast<uint32_t>(leaves),
-          stop - static_cast<uint32_t>(leaves), (self.shape & 1) != 0};
+inline FrozenIndex::Edges FrozenIndex::edges_of(uint32_t node, const FrozenNode& self) const {
+  const uint32_t num_inner = self.shape >> 1;
+  const uint64_t inner = uint64_t{node} + header_.node_words;
+  const uint64_t leaves = inner + num_inner * uint64_t{sizeof(InnerEdge<Symbol>) / 4};
+  if (leaves + self.leaves > header_.num_words) return {};
+  return {static_cast<uint32_t>(inner), num_inner, static_cast<uint32_t>(leaves), self.leaves,
+          (self.shape & 1) != 0};
 }
 
 uint32_t FrozenIndex::long_label(uint32_t word) const {
@@ -120,7 +124,7 @@ uint32_t FrozenIndex::long_label(uint32_t word) const {
 template <typename Symbol>
 [[gnu::always_inline]] inline FrozenIndex::Edge FrozenIndex::inner_edge(uint32_t word) const {
   InnerEdge<Symbol> stored;
-  std::memcpy(&stored, edge_words_ + word * uint64_t{4}, sizeof(stored));
+  std::memcpy(&stored, nodes_ + word * uint64_t{4}, sizeof(stored));
   const uint32_t length = stored.length == kLongLabel<Symbol> ? long_label(word) : stored.length;
   return {stored.target, node_at(stored.target).end - length, length};
 }
@@ -137,11 +141,13 @@ template <typename Symbol>
     }
     return edge.length > 0 && edge.target != 0;
   }
-  if (node >= header_.num_plain) {
+  if (!is_plain(node)) {
     uint32_t only;
     return run_edge(node, edge, only) && only == symbol;
   }
-  const Edges edges = edges_of<Symbol>(node);
+  const FrozenNode self = node_at(node);
+  __builtin_prefetch(nodes_ + self.link * uint64_t{4});  // most often there is no such edge
+  const Edges edges = edges_of<Symbol>(node, self);
   constexpr uint32_t kStride = sizeof(InnerEdge<Symbol>) / 4;
   // The first edge is out of order. Few edges are looked at one after the other: their loads then do not wait
   // for each other.
@@ -162,14 +168,14 @@ template <typename Symbol>
   };
   const uint32_t inner = search(edges.num_inner, [&](uint32_t i) -> uint32_t {
     Symbol first;
-    std::memcpy(&first, edge_words_ + (edges.inner + i * kStride + 1) * uint64_t{4}, sizeof(first));
+    std::memcpy(&first, nodes_ + (edges.inner + i * kStride + 1) * uint64_t{4}, sizeof(first));
     return first;
   });
   if (inner < edges.num_inner) {
     edge = inner_edge<Symbol>(edges.inner + inner * kStride);
     return edge.length > 0 && edge.target != 0;
   }
-  const auto position = [&](uint32_t i) { return load<uint32_t>(edge_words_, edges.leaves + i); };
+  const auto position = [&](uint32_t i) { return load<uint32_t>(nodes_, edges.leaves + i); };
   const uint32_t leaf = search(edges.num_leaves, [&](uint32_t i) { return text_at<Symbol>(position(i)); });
   if (leaf >= edges.num_leaves) return false;
   edge = {kLeaf, position(leaf), kEndless};
@@ -178,14 +184,14 @@ template <typename Symbol>
 
 template <typename Symbol>
 [[gnu::always_inline]] inline bool FrozenIndex::best_edge(uint32_t node, Edge& edge) const {
-  if (node >= header_.num_plain) {
+  if (!is_plain(node)) {
     uint32_t symbol;
     return run_edge(node, edge, symbol);
   }
-  const Edges edges = edges_of<Symbol>(node);
+  const Edges edges = edges_of<Symbol>(node, node_at(node));
   if (edges.leaf_is_best) {
     if (edges.num_leaves == 0) return false;
-    edge = {kLeaf, load<uint32_t>(edge_words_, edges.leaves), kEndless};
+    edge = {kLeaf, load<uint32_t>(nodes_, edges.leaves), kEndless};
     return true;
   }
   if (edges.num_inner == 0) return false;
@@ -344,44 +350,51 @@ float FrozenIndex::weight_next(const FrozenCursor& cursor, int32_t token) const 
   return edge.target == kLeaf ? weight_of_leaf(edge.position) : weight_of_node(edge.target);
 }
 
-// Describes what follows the cursor up to the next node, and moves it there.
+// What follows the cursor up to the next node; false when nothing does.
 template <typename Symbol>
-bool FrozenIndex::next_piece(FrozenCursor& cursor, Piece& piece) const {
-  if (cursor.length == 0 || cursor.length > header_.text_size) return false;
+bool FrozenIndex::first_piece(const FrozenCursor& cursor, Piece& piece) const {
   piece.length = cursor.length;
+  piece.target = cursor.target;
+  if (cursor.left == 0) {
+    if (cursor.length == 0) return false;
+    piece.symbols = 0;
+    piece.target = cursor.node;
+    piece.count_after = node_at(cursor.node).count;
+    return next_piece<Symbol>(piece);
+  }
+  if (token_at(cursor.position) < 0) return false;
+  piece.position = cursor.position;
+  piece.symbols = cursor.left;
+  piece.count = piece.count_after = cursor.target == kLeaf ? 1 : node_at(cursor.target).count;
   piece.ratio = 1;
-  if (cursor.left > 0) {
-    piece.position = cursor.position;
-    piece.symbols = cursor.left;
-    piece.count = piece.count_after = cursor.target == kLeaf ? 1 : node_at(cursor.target).count;
-    follow(cursor, {cursor.target, cursor.position, cursor.left}, cursor.left);
-    return true;
-  }
-  Edge edge;
-  if (!best_edge<Symbol>(cursor.node, edge)) return false;
-  const bool leaf = edge.target == kLeaf;
-  piece.position = edge.position;
-  piece.symbols = edge.length;
-  piece.count = node_at(cursor.node).count;
-  piece.count_after = 1;
-  if (!leaf) {
-    const FrozenNode after = node_at(edge.target);
-    piece.count_after = after.count;
-    // On the way while the piece is read: where the next one's edge is.
-    __builtin_prefetch(edge_words_ + uint64_t{after.edges} * 4);
-  }
-  if (header_.uniform_weight > 0) {
-    piece.ratio = static_cast<float>(piece.count_after) / static_cast<float>(piece.count);
-  } else {
-    piece.ratio =
-        (leaf ? weight_of_leaf(edge.position) : weight_of_node(edge.target)) / weight_of_node(cursor.node);
-  }
-  follow(cursor, edge, edge.length);
   return true;
 }
 
-template bool FrozenIndex::next_piece<uint16_t>(FrozenCursor&, Piece&) const;
-template bool FrozenIndex::next_piece<uint32_t>(FrozenCursor&, Piece&) const;
+// Moves on to the piece after the next node.
+template <typename Symbol>
+bool FrozenIndex::next_piece(Piece& piece) const {
+  const uint32_t node = piece.target;
+  piece.length += piece.symbols;
+  Edge edge;
+  if (node == kLeaf || piece.length > header_.text_size || !best_edge<Symbol>(node, edge)) return false;
+  const bool leaf = edge.target == kLeaf;
+  piece.target = edge.target;
+  piece.position = edge.position;
+  piece.symbols = edge.length;
+  piece.count = piece.count_after;
+  piece.count_after = leaf ? 1 : node_at(edge.target).count;
+  if (header_.uniform_weight > 0) {
+    piece.ratio = static_cast<float>(piece.count_after) / static_cast<float>(piece.count);
+  } else {
+    piece.ratio = (leaf ? weight_of_leaf(edge.position) : weight_of_node(edge.target)) / weight_of_node(node);
+  }
+  return true;
+}
+
+template bool FrozenIndex::first_piece<uint16_t>(const FrozenCursor&, Piece&) const;
+template bool FrozenIndex::first_piece<uint32_t>(const FrozenCursor&, Piece&) const;
+template bool FrozenIndex::next_piece<uint16_t>(Piece&) const;
+template bool FrozenIndex::next_piece<uint32_t>(Piece&) const;
 template bool FrozenIndex::next_as<uint16_t>(const FrozenCursor&, Next&) const;
 template bool FrozenIndex::next_as<uint32_t>(const FrozenCursor&, Next&) const;
 template bool FrozenIndex::shorten_as<uint16_t>(FrozenCursor&) const;

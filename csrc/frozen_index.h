@@ -102,6 +102,7 @@ class FrozenIndex {
     uint32_t length;       // tokens of the context before the piece
     uint32_t count;        // and its occurrences
     uint32_t count_after;  // and after any of its tokens
+    uint32_t target;       // node after it, or kLeaf
     float ratio;           // weight of the piece over the weight of the context before it
   };
   struct Edge {
@@ -131,12 +132,13 @@ class FrozenIndex {
   float own_weight_of_leaf(uint32_t position) const;
   float weight_of_node(uint32_t node) const;
   FrozenNode node_at(uint32_t node) const;
+  bool is_plain(uint32_t node) const { return node <= last_node_; }
   FrozenRun run_of(uint32_t node) const;
   FrozenNode run_node(uint32_t node) const;
   bool run_edge(uint32_t node, Edge& edge, uint32_t& symbol) const;
 
   template <typename Symbol>
-  Edges edges_of(uint32_t node) const;
+  Edges edges_of(uint32_t node, const FrozenNode& self) const;
   template <typename Symbol>
   Edge inner_edge(uint32_t word) const;
   uint32_t long_label(uint32_t word) const;
@@ -158,7 +160,9 @@ class FrozenIndex {
   template <typename Symbol>
   void advance_as(FrozenCursor& cursor, std::span<const int32_t> tokens) const;
   template <typename Symbol>
-  bool next_piece(FrozenCursor& cursor, Piece& piece) const;
+  bool first_piece(const FrozenCursor& cursor, Piece& piece) const;
+  template <typename Symbol>
+  bool next_piece(Piece& piece) const;
   template <typename Symbol, typename Visit>
   uint32_t walk_as(FrozenCursor cursor, Visit& visit) const;
 
@@ -178,7 +182,7 @@ class FrozenIndex {
   const char* symbol_table_ = nullptr;
   const char* text_ = nullptr;
   const char* nodes_ = nullptr;
-  const char* edge_words_ = nullptr;
+  uint32_t last_node_ = 0;  // greatest id that a node may have which is in no run
   FrozenHeader header_{};
   bool narrow_ = true;
 };
@@ -218,34 +222,32 @@ inline int32_t FrozenIndex::token_at(uint32_t position) const {
 
 template <typename Symbol, typename Visit>
 inline uint32_t FrozenIndex::walk_as(FrozenCursor cursor, Visit& visit) const {
+  Piece piece;
+  while (!first_piece<Symbol>(cursor, piece)) {
+    if (!shorten_as<Symbol>(cursor)) return 0;
+  }
   const char* const token_ids = token_ids_;
   const uint32_t num_symbols = header_.num_symbols;
-  Piece piece;
-  uint32_t first = 0;
-  while (cursor.length > 0) {
-    const bool ends = cursor.left > 0 && token_of(text_at<Symbol>(cursor.position)) < 0;
-    if (ends || !next_piece<Symbol>(cursor, piece)) {
-      if (first > 0) break;
-      shorten_as<Symbol>(cursor);
-      continue;
-    }
-    if (first == 0) first = piece.length;
+  const uint32_t first = piece.length;
+  do {
     // A damaged index may say anything, and what is learned from it would stay.
     float ratio = piece.ratio > 0 ? std::min(piece.ratio, 1.0f) : 0.0f;
     uint32_t count = piece.count;
+    uint32_t length = piece.length;
     const uint32_t position = std::min(piece.position, header_.text_size);
     const uint32_t symbols = std::min(piece.symbols, header_.text_size - position);
-    const char* const text = text_ + position * uint64_t{sizeof(Symbol)};
-    for (uint32_t i = 0; i < symbols; ++i) {
-      const uint32_t symbol = load<Symbol>(text, i);
+    const char* text = text_ + position * uint64_t{sizeof(Symbol)};
+    for (const char* const end = text + symbols * uint64_t{sizeof(Symbol)}; text < end;
+         text += sizeof(Symbol)) {
+      const uint32_t symbol = load<Symbol>(text, 0);
       if (symbol - 1 >= num_symbols) return first;  // START, which is 0
       const int32_t token = load<int32_t>(token_ids, symbol - 1);
-      if (token < 0 || !visit(piece.length + i, token, ratio, count)) return first;  // damaged
+      if (token < 0 || !visit(length++, token, ratio, count)) return first;  // damaged
       ratio = 1;
       count = piece.count_after;
     }
     if (symbols < piece.symbols) break;  // damaged
-  }
+  } while (next_piece<Symbol>(piece));
   return first;
 }
 

@@ -46,7 +46,6 @@ void FrozenIndex::open(uint64_t size, bool verify) {
   }
   narrow_ = h.symbol_bytes == 2;
   const uint64_t symbol = h.symbol_bytes;
-  const uint64_t nodes = h.num_nodes;
   const uint64_t symbols = h.num_symbols;
   const uint64_t responses = h.num_responses;
   const bool weighted = h.uniform_weight == 0;
@@ -55,22 +54,23 @@ void FrozenIndex::open(uint64_t size, bool verify) {
   };
   const bool sound =
       (symbol == 2 || symbol == 4) && std::has_single_bit(h.symbol_slots) && symbols < h.symbol_slots &&
-      h.num_plain > 0 && h.num_plain <= nodes && (h.num_plain == nodes || h.num_runs > 0) && responses > 0 &&
-      h.text_size > 0 && h.uniform_weight >= 0 && inside(h.token_ids, symbols * 4) &&
+      h.node_words == kNodeWords + (weighted ? 1 : 0) && h.num_words >= h.node_words &&
+      uint64_t{h.num_words} + h.num_run_nodes < kLeafBit && (h.num_run_nodes == 0 || h.num_runs > 0) &&
+      responses > 0 && h.text_size > 0 && h.uniform_weight >= 0 && inside(h.token_ids, symbols * 4) &&
       inside(h.symbol_table, uint64_t{h.symbol_slots} * symbol) &&
       inside(h.response_starts, (responses + 1) * 4) && inside(h.text, uint64_t{h.text_size} * symbol) &&
       inside(h.root_edges, (symbols + 1) * sizeof(RootEdge)) &&
-      inside(h.nodes, (uint64_t{h.num_plain} + 1) * sizeof(FrozenNode)) &&
+      inside(h.nodes, uint64_t{h.num_words} * 4) &&
       inside(h.runs, uint64_t{h.num_runs} * sizeof(FrozenRun)) &&
-      inside(h.edge_words, uint64_t{h.num_edge_words} * 4) &&
       inside(h.long_labels, uint64_t{h.num_long_labels} * sizeof(LongLabel)) &&
-      (!weighted || (inside(h.response_weights, responses * 4) && inside(h.node_weights, nodes * 4)));
+      (!weighted ||
+       (inside(h.response_weights, responses * 4) && inside(h.run_weights, uint64_t{h.num_run_nodes} * 4)));
   if (!sound) throw_data_loss("inconsistent header");
   token_ids_ = data_ + h.token_ids;
   symbol_table_ = data_ + h.symbol_table;
   text_ = data_ + h.text;
   nodes_ = data_ + h.nodes;
-  edge_words_ = data_ + h.edge_words;
+  last_node_ = h.num_words - h.node_words;
   if (verify &&
       h.content_checksum != checksum(data_ + sizeof(FrozenHeader), size - sizeof(FrozenHeader), h.version)) {
     throw_data_loss("damaged content");

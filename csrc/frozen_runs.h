@@ -7,29 +7,17 @@
 #include <memory_resource>
 #include <vector>
 
-#include "csrc/frozen_format.h"
+#include "csrc/frozen_tables.h"
 
 namespace redraft {
 
-// The tables of an index while it is built; node ids are places in `nodes`, which ends without a last entry.
 template <typename Symbol>
 class RunFolder {
  public:
-  template <typename T>
-  using Vector = std::pmr::vector<T>;
-
-  RunFolder(Vector<FrozenNode>& nodes, Vector<float>& node_weights, Vector<uint32_t>& edge_words,
-            Vector<LongLabel>& long_labels, Vector<RootEdge>& root_edges, std::pmr::memory_resource* memory)
-      : nodes_(nodes),
-        node_weights_(node_weights),
-        edge_words_(edge_words),
-        long_labels_(long_labels),
-        root_edges_(root_edges),
-        memory_(memory),
-        runs_(memory) {}
+  explicit RunFolder(FrozenTables<Symbol>& tables) : tables_(tables) {}
 
   // Takes the nodes of long enough runs out of the tables and gives them the ids after all others'. Linear.
-  Vector<FrozenRun> fold() {
+  void fold() {
     const uint32_t num_nodes = static_cast<uint32_t>(nodes_.size());
     for (uint32_t node = 1; node < num_nodes;) {
       const uint32_t end = end_of_run(node);
@@ -37,21 +25,20 @@ class RunFolder {
       node = end - node >= kShortestRun || end == node + 1 ? end : end - 1;
     }
     if (!runs_.empty()) move();
-    return std::move(runs_);
   }
 
  private:
   static constexpr uint32_t kShortestRun = 8;
-  static constexpr uint32_t kEdgeWords = sizeof(InnerEdge<Symbol>) / 4;
+  static constexpr uint32_t kEdgeWords = FrozenTables<Symbol>::kEdgeWords;
+  template <typename T>
+  using Vector = std::pmr::vector<T>;
 
   InnerEdge<Symbol> edge_at(uint32_t word) const {
     InnerEdge<Symbol> edge;
     std::memcpy(&edge, &edge_words_[word], sizeof(edge));
     return edge;
   }
-  uint32_t stop_of(uint32_t node) const {
-    return static_cast<uint32_t>(node + 1 < nodes_.size() ? nodes_[node + 1].edges : edge_words_.size());
-  }
+  uint32_t stop_of(uint32_t node) const { return tables_.stop_of(node); }
   bool has_one_edge(uint32_t node) const {
     return nodes_[node].shape == 2 && stop_of(node) - nodes_[node].edges == kEdgeWords &&
            edge_at(nodes_[node].edges).length != kLongLabel<Symbol>;
@@ -63,12 +50,12 @@ class RunFolder {
     if (!has_one_edge(first)) return end;
     const InnerEdge<Symbol> edge = edge_at(nodes_[first].edges);
     for (; end < nodes_.size() && has_one_edge(end); ++end) {
-      const FrozenNode& before = nodes_[end - 1];
-      const FrozenNode& node = nodes_[end];
+      const BuiltNode& before = nodes_[end - 1];
+      const BuiltNode& node = nodes_[end];
       const InnerEdge<Symbol> next = edge_at(node.edges);
       if (next.target != end - 1 || before.link != end) break;
       if (next.symbol != edge.symbol || next.length != edge.length) break;
-      const FrozenNode& second = nodes_[first + 1];
+      const BuiltNode& second = nodes_[first + 1];
       if (node.length - before.length != second.length - nodes_[first].length ||
           node.end - before.end != second.end - nodes_[first].end ||
           node.count - before.count != second.count - nodes_[first].count) {
@@ -79,8 +66,8 @@ class RunFolder {
   }
 
   void add_run(uint32_t first, uint32_t size) {
-    const FrozenNode& node = nodes_[first];
-    const FrozenNode& second = nodes_[first + 1];
+    const BuiltNode& node = nodes_[first];
+    const BuiltNode& second = nodes_[first + 1];
     const InnerEdge<Symbol> edge = edge_at(node.edges);
     runs_.push_back({first, size, node.length, second.length - node.length, node.end, second.end - node.end,
                      node.count, second.count - node.count, edge.target, nodes_[first + size - 1].link,
@@ -89,7 +76,7 @@ class RunFolder {
 
   void move() {
     const uint32_t num_nodes = static_cast<uint32_t>(nodes_.size());
-    Vector<uint32_t> ids(num_nodes, memory_);
+    Vector<uint32_t> ids(num_nodes, tables_.memory);
     uint32_t plain = 0;
     for (size_t run = 0, node = 0; node < num_nodes;) {
       if (run < runs_.size() && runs_[run].first == node) {
@@ -102,7 +89,7 @@ class RunFolder {
     for (const FrozenRun& run : runs_) {
       for (uint32_t i = 0; i < run.size; ++i) ids[run.first + i] = id++;
     }
-    Vector<float> weights(node_weights_.size(), memory_);
+    Vector<float> weights(node_weights_.size(), tables_.memory);
     if (node_weights_.size() == num_nodes) {
       for (uint32_t node = 0; node < num_nodes; ++node) weights[ids[node]] = node_weights_[node];
       node_weights_.swap(weights);
@@ -112,7 +99,7 @@ class RunFolder {
     size_t kept_labels = 0;
     for (uint32_t node = 0; node < num_nodes; ++node) {
       if (ids[node] >= plain) continue;
-      FrozenNode self = nodes_[node];
+      BuiltNode self = nodes_[node];
       const uint32_t begin = self.edges;
       const uint32_t stop = stop_of(node);
       // What is written lies before what is still to be read.
@@ -142,14 +129,14 @@ class RunFolder {
     }
   }
 
-  Vector<FrozenNode>& nodes_;
-  Vector<float>& node_weights_;
-  Vector<uint32_t>& edge_words_;
-  Vector<LongLabel>& long_labels_;
-  Vector<RootEdge>& root_edges_;
-  std::pmr::memory_resource* memory_;
-  Vector<FrozenRun> runs_;
-  Vector<FrozenNode> moved_{memory_};
+  FrozenTables<Symbol>& tables_;
+  Vector<BuiltNode>& nodes_ = tables_.nodes;
+  Vector<float>& node_weights_ = tables_.node_weights;
+  Vector<uint32_t>& edge_words_ = tables_.edge_words;
+  Vector<LongLabel>& long_labels_ = tables_.long_labels;
+  Vector<RootEdge>& root_edges_ = tables_.root_edges;
+  Vector<FrozenRun>& runs_ = tables_.runs;
+  Vector<BuiltNode> moved_{tables_.memory};
 };
 
 }  // namespace redraft
