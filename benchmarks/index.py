@@ -1,7 +1,8 @@
 """`redraft bench index`: size and speed of the indexes, side by side with their peers.
 
 Times are CPU seconds of the calling thread, so that a busy machine disturbs them less; what is timed runs on one
-core, except for the steps on two threads, whose times are wall time.
+core, except for the steps on two threads, whose times are wall time. What else goes on can only make them longer,
+so each is the least of a few runs: of their sums, or of their medians.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from redraft.benchmarks.groups import Group, Int32Array, Trace, flatten
 HORIZON = 16
 STEP_REQUESTS = 512
 STEPS = 80
+RUNS = 3  # of everything that is timed
 THREADS = 2
 SIBLINGS = 16
 SLICE = 4  # tokens appended at a time, about what a step brings
@@ -60,7 +62,7 @@ class Result:
         return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in asdict(self).items()}
 
 
-def cpu_seconds(work: Callable[[], object], repeats: int = 3) -> float:
+def cpu_seconds(work: Callable[[], object], repeats: int = RUNS) -> float:
     """Return the least CPU time of several runs."""
     best = float("inf")
     for _ in range(repeats):
@@ -119,11 +121,16 @@ class Engine:
         self._texts = [text.tolist() for text in texts]
         self._at = [0] * len(texts)
 
+    def restart(self) -> list[int]:
+        """Start the requests over that have ended, and return them."""
+        ended = [row for row, text in enumerate(self._texts) if self._at[row] >= len(text)]
+        for row in ended:
+            self._at[row] = 0
+        return ended
+
     def emit(self, row: int, draft: Sequence[int]) -> list[int]:
         """Return the tokens that request `row` emits after this draft."""
         text, at = self._texts[row], self._at[row]
-        if at >= len(text):
-            at = 0
         end = at
         for token in draft:
             if end + 1 >= len(text) or text[end] != token:
@@ -133,8 +140,8 @@ class Engine:
         return text[at : end + 1]
 
 
-def spread(trace: Trace, count: int = STEP_REQUESTS) -> tuple[list[Group], list[tuple[int, Int32Array]]]:
-    """Return the groups used and, for each of `count` requests, its group's number and its text."""
+def spread(trace: Trace, count: int = STEP_REQUESTS) -> list[tuple[int, Int32Array]]:
+    """Return, for each of `count` requests, its group's number and its text; siblings stand side by side."""
     lives = [split(group)[1] or group.responses for group in trace.groups]
     requests: list[tuple[int, Int32Array]] = []
     sample = 0
@@ -142,33 +149,60 @@ def spread(trace: Trace, count: int = STEP_REQUESTS) -> tuple[list[Group], list[
         for number, live in enumerate(lives):
             requests.append((number, live[sample % len(live)]))
         sample += 1
-    requests = sorted(requests[:count], key=lambda request: request[0])
-    return trace.groups, requests
+    return sorted(requests[:count], key=lambda request: request[0])
+
+
+class Batch:
+    """Requests of a drafter. One that starts over does so as another group's would: in a live index of its own time."""
+
+    def __init__(self, drafter: Drafter, trace: Trace, numbers: Sequence[int]) -> None:
+        self._drafter = drafter
+        self._groups = trace.groups
+        self._histories = [build(split(group)[0] or group.responses) for group in trace.groups]
+        self._numbers = numbers
+        self._rounds = [-1] * len(numbers)
+        self._lives: dict[tuple[int, int], LiveIndex] = {}
+        self.handles = np.zeros(len(numbers), dtype=np.int32)
+        for row in range(len(numbers)):
+            self.open(row)
+
+    def open(self, row: int) -> None:
+        """Open the request of a row, in place of the one that was there."""
+        number = self._numbers[row]
+        if self._rounds[row] >= 0:
+            self._drafter.close(int(self.handles[row]))
+        self._rounds[row] += 1
+        place = number, self._rounds[row]
+        if place not in self._lives:
+            self._lives[place] = LiveIndex(self._groups[number].prompt)
+        self.handles[row] = self._drafter.open(self._lives[place], history=self._histories[number])
 
 
 def measure_step(trace: Trace, policy: str, threads: int = 1) -> tuple[float, float]:
     """Return the median time of one step of 512 requests through Python, and tokens per request and step.
 
     "longest" is what the indexes cost, "blend" the whole policy. CPU time with one thread, wall time with more.
+    Opening requests is not part of a step.
     """
-    groups, requests = spread(trace)
-    histories = [build(split(group)[0] or group.responses) for group in groups]
-    lives = [LiveIndex(group.prompt) for group in groups]
     drafter = Drafter(policy=policy, num_threads=threads)
     clock = time.thread_time if threads == 1 else time.perf_counter
-    handles = np.array([drafter.open(lives[n], history=histories[n]) for n, _ in requests], dtype=np.int32)
+    requests = spread(trace)
     engine = Engine([text for _, text in requests])
+    batch = Batch(drafter, trace, [number for number, _ in requests])
     drafts: list[list[int]] = [[] for _ in requests]
     horizons = np.full(len(requests), HORIZON, dtype=np.int32)
     seconds = []
     for _ in range(STEPS):
+        for row in engine.restart():
+            batch.open(row)
+            drafts[row] = []
         new = [engine.emit(row, drafts[row]) for row in range(len(requests))]
         tokens = np.array([token for row in new for token in row], dtype=np.int32)
         offsets = np.cumsum([0, *map(len, new)], dtype=np.int32)
         start = clock()
-        batch = drafter.step(handles, tokens, offsets, horizons)
+        drafted = drafter.step(batch.handles, tokens, offsets, horizons)
         seconds.append(clock() - start)
-        flat, bounds = batch.token_ids.tolist(), batch.offsets.tolist()
+        flat, bounds = drafted.token_ids.tolist(), drafted.offsets.tolist()
         drafts = [flat[bounds[i] : bounds[i + 1]] for i in range(len(requests))]
     stats = drafter.stats()
     return float(np.median(seconds[5:])), float(stats["emitted"][0] / stats["steps"][0])
@@ -176,12 +210,14 @@ def measure_step(trace: Trace, policy: str, threads: int = 1) -> tuple[float, fl
 
 def measure_drafts(trace: Trace) -> npt.NDArray[np.float64]:
     """Return the seconds of every advance + draft of 16, timed inside the core."""
-    timed = []
+    runs: list[list[npt.NDArray[np.float64]]] = [[] for _ in range(RUNS)]
     for group in trace.groups:
         history, live = split(group)
         index = build(history or group.responses)
-        timed.append(time_drafts(index, *flatten(live or group.responses), horizon=HORIZON))
-    return np.concatenate(timed)
+        responses = flatten(live or group.responses)
+        for run in runs:
+            run.append(time_drafts(index, *responses, horizon=HORIZON))
+    return min((np.concatenate(run) for run in runs), key=np.median)
 
 
 def resident_bytes() -> int:
@@ -253,10 +289,13 @@ def measure(trace: Trace, report: Callable[[str], None] = lambda _: None) -> Res
     report("draft")
     drafts = measure_drafts(trace)
     report("step of 512 requests")
-    step, emitted = measure_step(trace, "longest")
-    blend, emitted_blend = measure_step(trace, "blend")
-    shared, _ = measure_step(trace, "longest", THREADS)
-    blend_shared, _ = measure_step(trace, "blend", THREADS)
+    runs = [
+        [measure_step(trace, policy, threads) for policy in ("longest", "blend") for threads in (1, THREADS)]
+        for _ in range(RUNS)
+    ]
+    (step, emitted), (shared, _), (blend, emitted_blend), (blend_shared, _) = map(
+        min, zip(*runs, strict=True)
+    )
     report("rebuild")
     return replace(
         result,

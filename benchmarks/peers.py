@@ -81,10 +81,13 @@ def measure_arctic(arctic: ModuleType, trace: Trace) -> Result:
 
 
 def arctic_step(arctic: ModuleType, trace: Trace) -> float:
-    """Return the median CPU seconds of one step of 512 requests: a tree per prompt, appends included."""
-    groups, requests = spread(trace)
+    """Return the median CPU seconds of one step of 512 requests: a tree per prompt, appends included.
+
+    A request that starts over does so as another sequence of the same tree, which has no other place for it.
+    """
+    requests = spread(trace)
     trees = []
-    for group in groups:
+    for group in trace.groups:
         tree = arctic.SuffixTree(ARCTIC_DEPTH)
         for number, response in enumerate(split(group)[0] or group.responses):
             tree.extend_ndarray(number, response)
@@ -92,13 +95,17 @@ def arctic_step(arctic: ModuleType, trace: Trace) -> float:
     engine = Engine([text for _, text in requests])
     texts: list[list[int]] = [[] for _ in requests]
     drafts: list[list[int]] = [[] for _ in requests]
+    sequences = [1_000_000 + row for row in range(len(requests))]
     seconds = []
     for _ in range(ARCTIC_STEPS):
+        for row in engine.restart():
+            sequences[row] += len(requests)
+            texts[row], drafts[row] = [], []
         new = [engine.emit(row, drafts[row]) for row in range(len(requests))]
         start = time.thread_time()
         for row, (number, _) in enumerate(requests):
             tree = trees[number]
-            tree.extend(1_000_000 + row, new[row])
+            tree.extend(sequences[row], new[row])
             texts[row].extend(new[row])
             draft = tree.speculate(texts[row][-ARCTIC_DEPTH:], HORIZON, 1.0, 0.0, 0.1, False)
             drafts[row] = draft.token_ids

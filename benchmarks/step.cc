@@ -48,15 +48,28 @@ class Trace {
   std::ifstream file_;
 };
 
+// Siblings, which share a live index.
+struct Group {
+  Tokens prompt;
+  std::shared_ptr<const redraft::FrozenIndex> history;
+  std::vector<std::shared_ptr<redraft::LiveIndex>> lives;  // by how often its requests have started over
+
+  const std::shared_ptr<redraft::LiveIndex>& live(size_t round) {
+    while (lives.size() <= round) lives.push_back(std::make_shared<redraft::LiveIndex>(prompt, 0, 8));
+    return lives[round];
+  }
+};
+
 struct Running {
   Tokens text;
+  size_t group;
   size_t at = 0;
+  size_t round = 0;
 };
 
 // What the engine would emit: the accepted part of the draft and one token more.
 Tokens emit(Running& request, const int32_t* draft, int32_t drafted) {
   Tokens tokens;
-  if (request.at >= request.text.size()) request.at = 0;
   int32_t accepted = 0;
   while (request.at < request.text.size()) {
     const int32_t token = request.text[request.at++];
@@ -78,20 +91,22 @@ int main(int count, char** arguments) {
   const redraft::BlendOptions blend;
   const bool blending = count == 4 && std::strcmp(arguments[3], "blend") == 0;
   redraft::Drafter drafter(0.25f, 1, blending ? &blend : nullptr);
+  std::vector<Group> groups;
   std::vector<Running> running;
   std::vector<int32_t> handles;
-  for (int32_t groups = trace.number(); groups > 0; --groups) {
-    const auto live = std::make_shared<redraft::LiveIndex>(trace.tokens(), 0, 8);
+  for (int32_t left = trace.number(); left > 0; --left) {
+    Group& group = groups.emplace_back();
+    group.prompt = trace.tokens();
     Tokens flat;
     std::vector<int64_t> bounds{0};
     for (const Tokens& response : trace.responses()) {
       flat.insert(flat.end(), response.begin(), response.end());
       bounds.push_back(static_cast<int64_t>(flat.size()));
     }
-    const auto history = std::make_shared<redraft::FrozenIndex>(redraft::build_frozen(flat, bounds, {}, 0));
+    group.history = std::make_shared<redraft::FrozenIndex>(redraft::build_frozen(flat, bounds, {}, 0));
     for (const Tokens& response : trace.responses()) {
-      running.push_back({response});
-      handles.push_back(drafter.open(live, {}, history));
+      running.push_back({response, groups.size() - 1});
+      handles.push_back(drafter.open(group.live(0), {}, group.history));
     }
   }
   const std::vector<int32_t> horizons(handles.size(), 16);
@@ -103,7 +118,16 @@ int main(int count, char** arguments) {
     std::vector<int32_t> offsets{0};
     for (size_t row = 0; row < running.size(); ++row) {
       const int32_t from = batch.offsets[row];
-      const Tokens emitted = emit(running[row], batch.tokens.data() + from, batch.offsets[row + 1] - from);
+      int32_t drafted = batch.offsets[row + 1] - from;
+      Running& request = running[row];
+      if (request.at == request.text.size()) {  // it has ended: one of another group takes its place
+        Group& group = groups[request.group];
+        drafter.close(handles[row]);
+        handles[row] = drafter.open(group.live(++request.round), {}, group.history);
+        request.at = 0;
+        drafted = 0;
+      }
+      const Tokens emitted = emit(request, batch.tokens.data() + from, drafted);
       tokens.insert(tokens.end(), emitted.begin(), emitted.end());
       offsets.push_back(static_cast<int32_t>(tokens.size()));
     }
