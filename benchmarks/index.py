@@ -45,6 +45,8 @@ class Result:
     draft_us_p50: float = np.nan
     draft_us_p99: float = np.nan
     step512_ms_p50: float = np.nan
+    step512_texts: float = np.nan
+    """How many of the 512 requests write different texts; others repeat them at the same time, which is cheaper."""
     rebuild_growth_bytes: float = np.nan
     open_us: float = np.nan
     open_verified_us: float = np.nan
@@ -302,6 +304,7 @@ def measure(trace: Trace, report: Callable[[str], None] = lambda _: None) -> Res
         draft_us_p50=float(np.percentile(drafts, 50)) * 1e6,
         draft_us_p99=float(np.percentile(drafts, 99)) * 1e6,
         step512_ms_p50=step * 1e3,
+        step512_texts=float(len({id(text) for _, text in spread(trace)})),
         tokens_per_step=emitted,
         step512_blend_ms_p50=blend * 1e3,
         tokens_per_step_blend=emitted_blend,

@@ -25,6 +25,7 @@ COLUMNS = [
     ("live_bytes_per_token", "live B/token", "{:.1f}", 64.0),
     ("draft_us_p50", "draft us p50", "{:.2f}", 0.5),
     ("draft_us_p99", "p99", "{:.2f}", 5.0),
+    ("step512_texts", "texts of 512", "{:.0f}", None),
     ("step512_ms_p50", "step 512 ms", "{:.3f}", 0.5),
     ("step512_threads_ms_p50", "2 threads", "{:.3f}", None),
     ("tokens_per_step", "tokens/step", "{:.2f}", None),
@@ -72,7 +73,9 @@ def index(
 
     Bytes and CPU microseconds are per token of the responses; `draft` is one request's advance by its accepted
     tokens and a draft of 16; `step 512 ms` is one call for 512 requests through Python, appends included, and
-    `2 threads` the same shared by two threads (wall time).
+    `2 threads` the same shared by two threads (wall time). With fewer than 512 live responses (`texts of 512`) some
+    requests write the same text side by side, which is cheaper: --prompts 32 gives 512 different ones where a prompt
+    has 16 samples and more.
     """
     try:
         run_index(files, tokenizer, prompts, largest, synthetic, peers, callgrind, as_json)
