@@ -18,8 +18,8 @@ inline constexpr uint32_t kFormatVersion = 3;
 inline constexpr uint32_t kStart = 0;
 
 // One state of the compact automaton: a class of contexts with the same occurrences. `length` belongs to the
-// longest of them; the shortest is one longer than the class that `link` names. A node's id is the index of its
-// first word among the nodes' words.
+// longest of them; the shortest is one longer than the class that `link` names. A node's id is the index of
+// its first word among the nodes' words.
 struct FrozenNode {
   uint32_t length;  // tokens, START included
   uint32_t link;    // node of the longest shorter context that occurs more often; the root (0) names itself
@@ -32,9 +32,9 @@ static_assert(sizeof(FrozenNode) == 24 && std::is_trivially_copyable_v<FrozenNod
 inline constexpr uint32_t kNodeWords = sizeof(FrozenNode) / 4;
 
 // After a node comes its weight, a float, unless all responses weigh the same, and then its edges, so that
-// going on from a node mostly reads memory that is there already: inner edges, then leaf edges, each sorted by
-// first symbol, but for the heaviest edge, which comes first among its kind. A leaf edge is one word: the text
-// position of its label, which runs to the next START. An inner edge is:
+// going on from a node mostly reads memory that is there already: inner edges, then leaf edges, each sorted
+// by first symbol, but for the heaviest edge, which comes first among its kind. A leaf edge is one word: the
+// text position of its label, which runs to the next START. An inner edge is:
 template <typename Symbol>
 struct InnerEdge {
   uint32_t target;
@@ -57,8 +57,8 @@ struct LongLabel {
 };
 
 // Nodes of a text that repeats itself, folded: all with one inner edge and no leaf, each leading to the one
-// before and linking to the one after, their values rising by the same steps (modulo 2^32). They are not among
-// the other nodes; their ids, one after the other, begin with the number of the others' words.
+// before and linking to the one after, their values rising by the same steps (modulo 2^32). They are not
+// among the other nodes; their ids, one after the other, begin with the number of the others' words.
 struct FrozenRun {
   uint32_t first;   // id of its first node
   uint32_t size;    // nodes

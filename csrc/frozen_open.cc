@@ -59,8 +59,7 @@ void FrozenIndex::open(uint64_t size, bool verify) {
       responses > 0 && h.text_size > 0 && h.uniform_weight >= 0 && inside(h.token_ids, symbols * 4) &&
       inside(h.symbol_table, uint64_t{h.symbol_slots} * symbol) &&
       inside(h.response_starts, (responses + 1) * 4) && inside(h.text, uint64_t{h.text_size} * symbol) &&
-      inside(h.root_edges, (symbols + 1) * sizeof(RootEdge)) &&
-      inside(h.nodes, uint64_t{h.num_words} * 4) &&
+      inside(h.root_edges, (symbols + 1) * sizeof(RootEdge)) && inside(h.nodes, uint64_t{h.num_words} * 4) &&
       inside(h.runs, uint64_t{h.num_runs} * sizeof(FrozenRun)) &&
       inside(h.long_labels, uint64_t{h.num_long_labels} * sizeof(LongLabel)) &&
       (!weighted ||
