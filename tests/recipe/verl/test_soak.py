@@ -77,7 +77,8 @@ def run(folder: Path, make_tiny_model: Callable[..., Path]) -> Soak:
     given.append("+redraft.proposer_options.history_tokens=50000")
     given.append("+actor_rollout_ref.rollout.engine_kwargs.vllm.num_gpu_blocks_override=256")
     if os.environ.get("REDRAFT_SOAK_PLAIN"):
-        given.append("redraft.enable=false")  # whose memory is it?
+        # Whose memory is it? verl's own server cannot be paused with this vLLM, so its synchronous trainer then.
+        given += ["redraft.enable=false", "trainer.v1.trainer_mode=sync"]
     try:
         found = soak(
             MINUTES,
