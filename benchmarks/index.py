@@ -2,7 +2,8 @@
 
 Times are CPU seconds of the calling thread, so that a busy machine disturbs them less; what is timed runs on one
 core, except for the steps on two threads, whose times are wall time. What else goes on can only make them longer,
-so each is the least of a few runs: of their sums, or of their medians.
+so building and appending take the least of a few runs, drafts and steps the run with the least median. Opening is the
+median of many, by the wall clock.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from redraft.benchmarks.groups import Group, Int32Array, Trace, flatten
 HORIZON = 16
 STEP_REQUESTS = 512
 STEPS = 80
-RUNS = 3  # of everything that is timed
+RUNS = 3
 THREADS = 2
 SIBLINGS = 16
 SLICE = 4  # tokens appended at a time, about what a step brings
