@@ -239,6 +239,8 @@ ABLATIONS: dict[str, Callable[[float], Proposer]] = {
     "without siblings": partial(Redraft, siblings=False),
     "without shared index": partial(Redraft, without=("shared",)),
     "without blending": partial(Redraft, without=("blending",)),
+    "without sparse contexts": partial(Redraft, without=("sparse",)),
+    "without rejoining": partial(Redraft, without=("rejoin",)),
     "without mixing": partial(Redraft, without=("mixing",)),
     "without calibration": partial(Redraft, without=("calibration",)),
     "without budget": fixed_length,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -71,19 +72,19 @@ py::dict stats(const Drafter& drafter) {
 
 std::unique_ptr<Drafter> make_drafter(float min_survival, int num_threads, const std::string& policy,
                                       const std::vector<std::string>& without) {
+  static constexpr std::pair<std::string_view, bool BlendOptions::*> kIngredients[] = {
+      {"shared", &BlendOptions::shared},          {"mixing", &BlendOptions::mixing},
+      {"calibration", &BlendOptions::calibrated}, {"blending", &BlendOptions::blending},
+      {"sparse", &BlendOptions::sparse},          {"rejoin", &BlendOptions::rejoin}};
   BlendOptions options;
   for (const std::string& ingredient : without) {
-    if (ingredient == "shared") {
-      options.shared = false;
-    } else if (ingredient == "mixing") {
-      options.mixing = false;
-    } else if (ingredient == "calibration") {
-      options.calibrated = false;
-    } else if (ingredient == "blending") {
-      options.blending = false;
-    } else {
-      throw_invalid("without: must hold shared, mixing, calibration or blending, got " + ingredient);
+    const auto known = std::find_if(std::begin(kIngredients), std::end(kIngredients),
+                                    [&](const auto& named) { return named.first == ingredient; });
+    if (known == std::end(kIngredients)) {
+      throw_invalid("without: must hold shared, mixing, calibration, blending, sparse or rejoin, got " +
+                    ingredient);
     }
+    options.*known->second = false;
   }
   if (policy != "blend" && policy != "longest")
     throw_invalid("policy: must be blend or longest, got " + policy);

@@ -39,7 +39,8 @@ Calibration::Calibration()
   statements_[kSilent] = {0.5f, 0};
   for (size_t i = 0; i < weights_.size(); ++i) {
     const size_t context = i % kInputs;
-    weights_[i] = context >= kContexts ? 0 : context % 2 == 0 ? 0.3f : 0.15f;
+    const bool first = context == kHistory || context == kLive1 || context == kShared1;
+    weights_[i] = context == kContexts ? 0 : first ? 0.3f : 0.15f;
   }
   for (uint32_t i = 0; i <= kPoints; ++i) {
     const float p = std::clamp((static_cast<float>(i) + 0.5f) / kPoints, 5e-4f, 0.9995f);
@@ -68,7 +69,7 @@ void Calibration::learn(const Judgement& judgement, bool accepted) {
     evidence_[says] = stretch(statement.truth);
   };
   if (is_unasked(judgement.weights)) {
-    teach(kHistory1);
+    teach(kHistory);
     teach(kLive1);
   } else {
     for (uint32_t context = 0; context < kContexts; ++context) teach(context);

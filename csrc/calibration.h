@@ -11,9 +11,10 @@
 
 namespace redraft {
 
-// The contexts that speak about a token: of each source the longest match and one shorter.
-enum Context : uint32_t { kHistory1, kHistory2, kLive1, kLive2, kShared1, kShared2 };
-inline constexpr uint32_t kContexts = 6;
+// The contexts that speak about a token: the longest match of each source, of two a shorter one, a text of
+// the group that may be rejoined, and the shared index's sparse contexts.
+enum Context : uint32_t { kHistory, kLive1, kLive2, kRejoin, kShared1, kShared2, kSparse1, kSparse2 };
+inline constexpr uint32_t kContexts = 8;
 
 // What was thought of one token.
 struct Judgement {
@@ -32,10 +33,12 @@ class Calibration {
 
   // The class of a context of `length` tokens that occurred `total` times.
   static uint16_t kind(Context context, uint32_t length, float total) {
-    return static_cast<uint16_t>(
-        ((context * kLengths + kLengthClass[length < kLongest ? length : kLongest]) * kTotals +
-         total_class(total)) *
-        kShares);
+    return kind_of_class(context, kLengthClass[length < kLongest ? length : kLongest], total);
+  }
+  // The same for a class below 16 that stands in for the length's.
+  static uint16_t kind_of_class(Context context, uint32_t length_class, float total) {
+    return static_cast<uint16_t>(((context * kLengths + length_class) * kTotals + total_class(total)) *
+                                 kShares);
   }
   // What a context says about a token that followed it in this share of its occurrences, > 0.
   static uint16_t says(uint16_t kind, float share) {
@@ -45,7 +48,7 @@ class Calibration {
   static uint16_t denies(uint16_t kind, float best_share) {
     return static_cast<uint16_t>(kind + 8 + share_class(best_share) / 2);
   }
-  static constexpr uint16_t kSilent = 12288;  // what a context that is not there says
+  static constexpr uint16_t kSilent = 16384;  // what a context that is not there says
 
   // The set of weights, by the lengths of the sources' longest matches, 0 for none; shared: kUnasked when
   // the longest matches of history and live are all that speaks.
@@ -86,7 +89,7 @@ class Calibration {
   static constexpr uint32_t kTotals = 8;
   static constexpr uint32_t kShares = 16;
   static constexpr uint32_t kMatches = 5;
-  static constexpr uint32_t kInputs = 8;  // weights of the contexts, a constant, and one to round up
+  static constexpr uint32_t kInputs = kContexts + 1;  // weights of the contexts and a constant
   static constexpr uint32_t kLongest = 128;
   static constexpr uint32_t kPoints = 4096;
   static constexpr float kFurthest = 12;

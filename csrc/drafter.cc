@@ -96,6 +96,7 @@ int32_t Drafter::open(std::shared_ptr<LiveIndex> live, std::span<const int32_t> 
   self.moved = false;
   self.num_judged = 0;
   self.context = BlendPolicy::start();
+  self.rejoin = {};
   if (policy_) policy_->observe(self.context, tokens, 0);
   match_history(self);
   return static_cast<int32_t>(static_cast<uint32_t>(self.generation) << kSlotBits | slot);
@@ -232,11 +233,15 @@ void Drafter::record(const Request& request, size_t accepted) {
 }
 
 // The engine's verdict on the last draft: the new tokens repeat what was accepted of it.
-void Drafter::account(Request& request, std::span<const int32_t> tokens) {
+void Drafter::account(Request& request, std::span<const int32_t> tokens, Held& held) {
   size_t accepted = 0;
   if (policy_) {
     const size_t known = std::min<size_t>(request.drafted, tokens.size());
     while (accepted < known && request.trail[accepted].token == tokens[accepted]) ++accepted;
+    if (request.live_open) {
+      held.hold(*request.live);
+      policy_->follow(request.trail, tokens, *request.live, request.rejoin);
+    }
     FrozenCursor old;  // what the trail knows of
     request.verdict = policy_->learn(request.trail, tokens, request.moved ? old : request.cursor);
     if (request.moved) request.verdict.foreseen = 0;
@@ -276,6 +281,7 @@ bool Drafter::accept(Request& request, std::span<const int32_t> tokens) {
 void Drafter::observe_all(const Batch& batch) {
   for (size_t row = 0; row < batch.rows.size(); ++row) {
     Request& request = *batch.rows[row];
+    if (row + 4 < batch.rows.size()) policy_->prefetch(batch.rows[row + 4]->context);
     policy_->observe(request.context, batch.added(row), request.verdict.sure);
   }
 }
@@ -303,7 +309,10 @@ DraftBatch Drafter::step(std::span<const int32_t> requests, std::span<const int3
   const bool share = pool_.size() > 1 && rows.size() >= kShared;
   if (share) pool_.wake();
   // All tokens go in before anything is drafted: what a sibling wrote in this very step already helps.
-  for (size_t row = 0; row < rows.size(); ++row) account(*rows[row], batch.added(row));
+  {
+    Held held;
+    for (size_t row = 0; row < rows.size(); ++row) account(*rows[row], batch.added(row), held);
+  }
   stats_.emitted += static_cast<int64_t>(tokens.size());
   share ? accept_shared(batch) : accept_all(batch);
   DraftBatch drafts = share ? draft_shared(batch) : draft_all(batch);

@@ -76,6 +76,7 @@ class Drafter {
     uint32_t drafted = 0;   // how many tokens that were
     FrozenCursor cursor;    // in the history
     SharedContext context;  // in the shared index
+    Rejoin rejoin;
     std::shared_ptr<LiveIndex> live;
     std::shared_ptr<const FrozenIndex> history;
     std::vector<int32_t> tokens;   // of the response so far: a history that comes late needs them
@@ -104,7 +105,7 @@ class Drafter {
                                    std::span<const int32_t> offsets, std::span<const int32_t> horizons,
                                    int64_t budget);
   static void match_history(Request& request);
-  void account(Request& request, std::span<const int32_t> tokens);
+  void account(Request& request, std::span<const int32_t> tokens, Held& held);
   static bool accept(Request& request, std::span<const int32_t> tokens);
   void observe_all(const Batch& batch);
   void accept_all(const Batch& batch);

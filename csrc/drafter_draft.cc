@@ -113,6 +113,7 @@ BlendPolicy::Draft Drafter::draft_blended(Request& request, uint32_t horizon, He
     held.hold(*request.live);
     context.live = request.live.get();
     context.sequence = request.sequence;
+    context.rejoin = request.rejoin;
   }
   return policy_->draft(context, horizon, min_survival_, request.trail);
 }

@@ -315,19 +315,6 @@ void FrozenIndex::shorten(FrozenCursor& cursor) const {
   narrow_ ? shorten_as<uint16_t>(cursor) : shorten_as<uint32_t>(cursor);
 }
 
-FrozenCursor FrozenIndex::link_of_node(const FrozenCursor& cursor, float& weight) const {
-  FrozenCursor shorter;
-  shorter.node = node_at(cursor.node).link;
-  if (shorter.node == 0) return {};
-  const FrozenNode self = node_at(shorter.node);
-  if (self.length >= cursor.length) return {};  // damaged
-  shorter.depth = shorter.length = self.length;
-  weight = header_.uniform_weight > 0
-               ? static_cast<float>(static_cast<double>(self.count) * header_.uniform_weight)
-               : weight_of_node(shorter.node);
-  return shorter;
-}
-
 // On a node.
 template <typename Symbol>
 bool FrozenIndex::next_as(const FrozenCursor& cursor, Next& next) const {

@@ -52,9 +52,6 @@ class FrozenIndex {
   // For policies that look at more than the longest match.
   // Moves to the longest shorter context that occurs more often; the root stays.
   void shorten(FrozenCursor& cursor) const;
-  // The longest shorter context that occurs more often than the one on whose node the cursor stands, and its
-  // weight; the root has none. O(1).
-  FrozenCursor link_of_node(const FrozenCursor& cursor, float& weight) const;
   // The heaviest token after a context, not the root, and the way there; `total` is the context's weight.
   // False when nothing follows.
   struct Next {

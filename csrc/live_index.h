@@ -12,7 +12,8 @@
 
 namespace redraft {
 
-// A context's place in a live index; a plain value, valid until the index is appended to.
+// A context's place in a live index; a plain value. After the index was appended to, it is the place of the
+// longest context that it was the place of before.
 struct LiveCursor {
   uint32_t state = 0;
   uint32_t length = 0;  // tokens matched
@@ -78,6 +79,14 @@ class LiveIndex {
   void follow_best(LiveCursor& cursor) const {
     cursor.state = states_[cursor.state].target;
     ++cursor.length;
+  }
+  // Moves on by a token without shortening the match; false, and nothing moves, when it does not follow.
+  bool take(LiveCursor& cursor, int32_t token) const;
+  // The same by the most counted token.
+  bool take_best(LiveCursor& cursor) const {
+    if (cursor.length == 0 || states_[cursor.state].token == kNone) return false;
+    follow_best(cursor);
+    return true;
   }
   // Moves on to the longest suffix of (the context + token) that occurs.
   void advance(LiveCursor& cursor, int32_t token) const;

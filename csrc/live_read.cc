@@ -64,6 +64,14 @@ uint32_t LiveIndex::count_next(const LiveCursor& cursor, int32_t token) const {
   return target == kNone ? 0 : states_[target].count;
 }
 
+bool LiveIndex::take(LiveCursor& cursor, int32_t token) const {
+  const uint32_t target = find(cursor.state, static_cast<uint32_t>(token));
+  if (target == kNone) return false;
+  cursor.state = target;
+  ++cursor.length;
+  return true;
+}
+
 void LiveIndex::advance(LiveCursor& cursor, int32_t token) const {
   uint32_t target;
   while ((target = find(cursor.state, static_cast<uint32_t>(token))) == kNone && cursor.state != 0) {

@@ -18,7 +18,8 @@ struct BlendPolicy::Contexts {
   std::array<float, kContexts> total;
   std::array<uint32_t, 3> longest;  // of history, live and shared; 0 without
   std::array<LiveCursor, 2> live;
-  std::array<const SharedIndex::Entry*, 2> shared;
+  std::array<const SharedIndex::Entry*, kContexts - kShared1> shared;
+  Rejoin rejoin;
 
   void clear() {
     best.fill(-1);
@@ -26,11 +27,23 @@ struct BlendPolicy::Contexts {
     longest.fill(0);
   }
   void set(Context context, uint32_t length, int32_t token, float count, float of) {
+    set_kind(context, Calibration::kind(context, length, of), token, count, of);
+  }
+  void set_kind(Context context, uint16_t of_kind, int32_t token, float count, float of) {
     best[context] = token;
     total[context] = of;
     share[context] = count / of;
-    kind[context] = Calibration::kind(context, length, of);
+    kind[context] = of_kind;
     says[context] = Calibration::says(kind[context], share[context]);
+  }
+  // What the text goes on with that the request may rejoin.
+  void set_rejoin(const LiveIndex& index) {
+    int32_t token;
+    uint32_t count;
+    if (!rejoin.active() || !index.best_next(rejoin.at(), token, count)) return;
+    const float of = static_cast<float>(std::max(index.count(rejoin.at()), count));
+    set_kind(kRejoin, Calibration::kind_of_class(kRejoin, rejoin.kind(), of), token,
+             static_cast<float>(count), of);
   }
   void set_live(Context context, const LiveIndex& index, const LiveCursor& at, uint32_t length,
                 uint32_t own) {
@@ -43,14 +56,11 @@ struct BlendPolicy::Contexts {
   }
 };
 
-// Where history stands while a draft is made: the longest match and the longest shorter context that occurs
-// more often, how often they occurred and what follows them.
+// Where history stands while a draft is made: the longest match, how often it occurred and what follows it.
 struct BlendPolicy::History {
   const FrozenIndex* index = nullptr;
   FrozenCursor at;
-  FrozenCursor shorter;
   float total = 0;
-  float shorter_total = 0;
   FrozenIndex::Next next;
   bool follows = false;
 
@@ -70,13 +80,6 @@ struct BlendPolicy::History {
       if (!index->next(at, total, next)) return false;
     }
     return follows = true;
-  }
-  // The same for the shorter one, as it is. Inside a label it is not looked for: there all occurrences go on
-  // alike, and the label would have to be read again from the last node on.
-  bool look_shorter(FrozenIndex::Next& found) {
-    if (!follows || at.left > 0) return false;
-    shorter = index->link_of_node(at, shorter_total);
-    return shorter.length > 0 && index->next(shorter, shorter_total, found);
   }
   void advance(int32_t token) {
     if (follows && next.token == token) {
@@ -101,11 +104,12 @@ inline void BlendPolicy::believe(const Contexts& contexts, int32_t token, Judgem
   judgement.weights = Calibration::weights(contexts.longest[0], contexts.longest[1], Calibration::kUnasked);
   const float* weights = calibration_.weights_of(judgement.weights);
   judgement.probability = calibration_.squash(
-      weights[kContexts] + weights[kHistory1] * calibration_.evidence(contexts.says[kHistory1]) +
+      weights[kContexts] + weights[kHistory] * calibration_.evidence(contexts.says[kHistory]) +
       weights[kLive1] * calibration_.evidence(contexts.says[kLive1]));
 }
 
-// Asks for the longest context that the shared index knows and the next shorter one that occurred more often.
+// Asks for the longest context that the shared index knows, the next shorter one that occurred more often,
+// and the sparse ones.
 inline void BlendPolicy::ask_shared(const SharedContext& context, Contexts& contexts) const {
   const SharedIndex::Entry* entries[SharedIndex::kOrders];
   const uint32_t known = shared_.find(context, entries);
@@ -123,14 +127,22 @@ inline void BlendPolicy::ask_shared(const SharedContext& context, Contexts& cont
                  entry.total);
     ++taken;
   }
+  if (!options_.sparse) return;
+  for (uint32_t which = 0; which < SharedContext::kSparse; ++which) {
+    const SharedIndex::Entry* const entry = shared_.find_sparse(context, which);
+    if (entry == nullptr) continue;
+    const auto by = static_cast<Context>(kSparse1 + which);
+    contexts.shared[by - kShared1] = entry;
+    contexts.set(by, 1, entry->tokens[0], entry->counts[0], entry->total);
+  }
 }
 
 // The likeliest token, as the mixer judges it, of the different ones that the contexts name, strongest first.
 inline void BlendPolicy::choose(const Request& request, const Contexts& contexts, const History& history,
                                 Judgement& best) const {
   static constexpr Context kOrders[2][kContexts] = {
-      {kHistory1, kLive1, kHistory2, kLive2, kShared1, kShared2},
-      {kLive1, kHistory1, kLive2, kHistory2, kShared1, kShared2}};
+      {kHistory, kLive1, kRejoin, kLive2, kShared1, kShared2, kSparse1, kSparse2},
+      {kLive1, kHistory, kRejoin, kLive2, kShared1, kShared2, kSparse1, kSparse2}};
   Context speak[kContexts];
   uint32_t speaking = 0;
   for (const Context by : kOrders[contexts.longest[1] > contexts.longest[0] ? 1 : 0]) {
@@ -144,10 +156,12 @@ inline void BlendPolicy::choose(const Request& request, const Contexts& contexts
   const auto says_about = [&](Context k, int32_t token) {
     float count = 0;
     if (!(contexts.share[k] < 1)) {  // nothing else came
-    } else if (k <= kHistory2) {
-      count = history.index->weight_next(k == kHistory1 ? history.at : history.shorter, token);
+    } else if (k == kHistory) {
+      count = history.index->weight_next(history.at, token);
     } else if (k <= kLive2) {
       count = static_cast<float>(request.live->count_next(contexts.live[k - kLive1], token));
+    } else if (k == kRejoin) {
+      count = static_cast<float>(request.live->count_next(contexts.rejoin.at(), token));
     } else {
       count = contexts.shared[k - kShared1]->count(token);
     }
@@ -190,11 +204,12 @@ BlendPolicy::Draft BlendPolicy::draft(const Request& request, uint32_t horizon, 
   uint32_t length = request.length + 1;  // START too
   float survival = 1;
   Contexts contexts;
+  contexts.rejoin = request.rejoin;
   for (uint32_t position = 0; position < horizon; ++position, ++length, own = 0) {
     contexts.clear();
     if (history.look()) {
       contexts.longest[0] = history.at.length;
-      contexts.set(kHistory1, history.at.length, history.next.token, history.next.weight, history.total);
+      contexts.set(kHistory, history.at.length, history.next.token, history.next.weight, history.total);
     }
     if (request.live != nullptr) {
       request.live->shorten_to_continuation(live);
@@ -203,9 +218,10 @@ BlendPolicy::Draft BlendPolicy::draft(const Request& request, uint32_t horizon, 
     }
     // Where the longest matches agree and are believed, shorter contexts would not change the choice; where
     // the token would not be drafted whatever those say, they are not asked either.
-    const int32_t first = contexts.best[kHistory1] >= 0 ? contexts.best[kHistory1] : contexts.best[kLive1];
+    const int32_t first = contexts.best[kHistory] >= 0 ? contexts.best[kHistory] : contexts.best[kLive1];
     bool asks = true;
-    Judged& chosen = trail.emplace_back(history.at);
+    Judged& chosen = trail.emplace_back(history.at, live);
+    chosen.expected = contexts.best[kLive1];
     if (first >= 0 && (contexts.best[kLive1] == first || contexts.best[kLive1] < 0)) {
       believe(contexts, first, chosen);
       const float odds = kRaised * chosen.probability;
@@ -214,12 +230,7 @@ BlendPolicy::Draft BlendPolicy::draft(const Request& request, uint32_t horizon, 
       break;
     }
     if (asks) {
-      if (options_.blending && request.history != nullptr && history.total < kFew) {
-        FrozenIndex::Next next;
-        if (history.look_shorter(next)) {
-          contexts.set(kHistory2, history.shorter.length, next.token, next.weight, history.shorter_total);
-        }
-      }
+      if (request.live != nullptr) contexts.set_rejoin(*request.live);
       if (options_.blending && contexts.best[kLive1] >= 0 && contexts.total[kLive1] < kFew) {
         LiveCursor shorter = live;
         request.live->shorten(shorter);
@@ -241,6 +252,7 @@ BlendPolicy::Draft BlendPolicy::draft(const Request& request, uint32_t horizon, 
     if (draft.size == horizon) return draft;
     if (request.history != nullptr) history.advance(chosen.token);
     if (request.live != nullptr) {
+      if (contexts.rejoin.active()) contexts.rejoin.move(*request.live, chosen.token);
       if (contexts.best[kLive1] == chosen.token) {
         request.live->follow_best(live);
       } else {
@@ -249,8 +261,22 @@ BlendPolicy::Draft BlendPolicy::draft(const Request& request, uint32_t horizon, 
     }
     if (options_.shared) shared.push(chosen.token);
   }
-  if (!trail.empty() && trail.back().token < 0) trail.pop_back();  // nothing was judged
   return draft;
+}
+
+void BlendPolicy::follow(const Trail& trail, std::span<const int32_t> tokens, const LiveIndex& live,
+                         Rejoin& rejoin) const {
+  if (!options_.rejoin) return;
+  size_t known = trail.size();  // what was drafted after a token that did not come is about another text
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (rejoin.active()) rejoin.move(live, tokens[i]);
+    if (i >= known) continue;
+    const Judged& judged = trail[i];
+    if (!rejoin.active() && judged.expected >= 0 && judged.expected != tokens[i]) {
+      rejoin.depart(live, judged.live, tokens[i]);
+    }
+    if (judged.token != tokens[i]) known = 0;
+  }
 }
 
 BlendPolicy::Verdict BlendPolicy::learn(Trail& trail, std::span<const int32_t> tokens, FrozenCursor& cursor) {
@@ -259,6 +285,7 @@ BlendPolicy::Verdict BlendPolicy::learn(Trail& trail, std::span<const int32_t> t
   const size_t known = std::min(trail.size(), tokens.size());
   while (foreseen < known) {
     const Judged& judged = trail[foreseen];
+    if (judged.token < 0) break;
     const bool accepted = judged.token == tokens[foreseen];
     calibration_.learn(judged, accepted);
     if (!accepted) break;
@@ -267,7 +294,7 @@ BlendPolicy::Verdict BlendPolicy::learn(Trail& trail, std::span<const int32_t> t
     ++foreseen;
   }
   if (foreseen == trail.size() && foreseen > 0) --foreseen;  // where history stands after it was not kept
-  if (foreseen > 0) cursor = trail[foreseen].before;
+  if (foreseen > 0) cursor = trail[foreseen].history;
   trail.clear();
   return verdict;
 }
@@ -285,6 +312,7 @@ void BlendPolicy::observe(SharedContext& context, std::span<const int32_t> token
     sure >>= 1;
     context.push(token);
   }
+  shared_.prefetch(context);  // the next draft asks
 }
 
 }  // namespace redraft

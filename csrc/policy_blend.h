@@ -2,7 +2,7 @@
 //
 // Ideas from data compression: longest and shorter contexts speak as in PPM (Cleary and Witten 1984); what
 // they say is mixed in the logistic domain with weights chosen by match lengths and learned online, as in PAQ
-// (Mahoney 2005).
+// (Mahoney 2005). So are sparse contexts (policy_shared.h) and the text that may be rejoined (rejoin.h).
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,7 @@
 #include "csrc/live_index.h"
 #include "csrc/policy.h"
 #include "csrc/policy_shared.h"
+#include "csrc/rejoin.h"
 
 namespace redraft {
 
@@ -22,7 +23,9 @@ struct BlendOptions {
   bool shared = true;      // the bounded index over all prompts
   bool mixing = true;      // weights that are learned; else those of the start
   bool calibrated = true;  // how far to trust a context is learned; else it is as at the start
-  bool blending = true;    // shorter contexts below the longest match of each source
+  bool blending = true;    // shorter contexts below the longest match of a source
+  bool sparse = true;      // contexts that leave tokens out, of the shared index
+  bool rejoin = true;      // the group's text that a response has departed from
 };
 
 // Several threads may draft at the same time; learn() and observe() want to be alone.
@@ -37,11 +40,15 @@ class BlendPolicy {
     uint32_t sequence = 0;
     uint32_t length = 0;   // tokens of the response so far
     SharedContext shared;  // its end
+    Rejoin rejoin;
   };
-  // What was thought of a token, and where history stood before it.
+  // What was thought of a token, or of none when its `token` is -1, where the longest matches stood before
+  // it, and what the group's was expected to go on with; -1 for nothing.
   struct Judged : Judgement {
-    explicit Judged(const FrozenCursor& cursor) : before(cursor) {}
-    FrozenCursor before;
+    Judged(const FrozenCursor& in_history, const LiveCursor& in_live) : history(in_history), live(in_live) {}
+    FrozenCursor history;
+    LiveCursor live;
+    int32_t expected = -1;
   };
   // Of each drafted token, and of one more that was not drafted, until the verdict comes.
   using Trail = std::vector<Judged>;
@@ -54,6 +61,11 @@ class BlendPolicy {
   // Drafts up to `horizon` tokens while survival is at least `min_survival`.
   Draft draft(const Request& request, uint32_t horizon, float min_survival, Trail& trail) const;
 
+  // Takes note of a text that the request departs from by the tokens that came where `trail` was drafted, or
+  // comes back to. The live index's guard is held by the caller.
+  void follow(const Trail& trail, std::span<const int32_t> tokens, const LiveIndex& live,
+              Rejoin& rejoin) const;
+
   struct Verdict {
     size_t foreseen = 0;  // tokens that `cursor` has taken in
     uint64_t sure = 0;    // bit by bit, which of the first tokens nobody had to be asked about
@@ -63,6 +75,8 @@ class BlendPolicy {
   Verdict learn(Trail& trail, std::span<const int32_t> tokens, FrozenCursor& cursor);
   // Adds the tokens that came after `context` to the shared index, but the `sure` ones, and moves it on.
   void observe(SharedContext& context, std::span<const int32_t> tokens, uint64_t sure);
+  // Asks for what observe() will need.
+  [[gnu::always_inline]] void prefetch(const SharedContext& context) const { shared_.prefetch(context); }
   // A response's beginning.
   static SharedContext start();
 

@@ -243,7 +243,8 @@ class Drafter:
             policy: "blend" (doc/policy.md) learns from accept outcomes which source and context to trust; "longest"
                 follows the longest match of history or of the group, whichever promises more, and learns only how
                 much its promises are worth.
-            without: ingredients of "blend" to leave out: shared, mixing, calibration, blending.
+            without: ingredients of "blend" to leave out: shared, mixing, calibration, blending, sparse,
+                rejoin.
 
         Raises:
             InvalidArgument: an argument is out of range or unknown.

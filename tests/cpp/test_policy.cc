@@ -76,6 +76,7 @@ void replay(Group& first, Group& second, int32_t second_horizon, const std::vect
 TEST(BlendPolicy, WhatWasDraftedBeforeDoesNotChangeWhereARequestStands) {
   BlendOptions untaught;
   untaught.mixing = untaught.calibrated = untaught.shared = false;
+  untaught.rejoin = false;  // what was drafted tells what was departed from
   Random random(4);
   for (int round = 0; round < 20; ++round) {
     const Tokens text = random.tokens(4, 60);
