@@ -29,9 +29,8 @@ class Rejoin {
   void move(const LiveIndex& live, int32_t token);
 
  private:
-  static constexpr uint32_t kLeast = 4;  // tokens matched, for a place that is worth keeping
-  static constexpr uint32_t kForgets =
-      8;  // tokens that agree, after which the longest match is as good again
+  static constexpr uint32_t kLeast = 4;     // tokens matched, for a place that is worth keeping
+  static constexpr uint32_t kForgets = 8;   // agreeing tokens: the longest match is as good again
   static constexpr uint32_t kPatience = 4;  // tokens that differ, after which the text is given up
   static constexpr uint32_t kSkips = 2;     // tokens that the response may leave out at once
 
