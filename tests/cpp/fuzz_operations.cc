@@ -52,11 +52,8 @@ std::shared_ptr<FrozenIndex> freeze(Bytes& bytes) {
   return std::make_shared<FrozenIndex>(redraft::build_frozen(flat, offsets, weights, 0));
 }
 
-}  // namespace
-
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  Bytes bytes(data, size);
-  Drafter drafter(0.0f, 1);
+void operate(Bytes bytes, const redraft::BlendOptions* policy) {
+  Drafter drafter(0.0f, 1, policy);
   auto live =
       std::make_shared<LiveIndex>(bytes.tokens(8), bytes.next() % 2 ? 0 : 40'000, 1 + bytes.next() % 8);
   std::shared_ptr<FrozenIndex> history;
@@ -102,5 +99,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       if (!open.empty() && bytes.next() % 4 == 0) open.pop_back();
     }
   }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const redraft::BlendOptions blend;
+  operate({data, size}, nullptr);
+  operate({data, size}, &blend);
   return 0;
 }
