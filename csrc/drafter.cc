@@ -20,6 +20,8 @@ constexpr uint32_t kSlotMask = (1u << kSlotBits) - 1;
 constexpr size_t kUsualTokens = 256;
 // Requests of a step from which on threads share it.
 constexpr size_t kShared = 64;
+// Requests ahead whose contexts in the shared index are asked for.
+constexpr size_t kAhead = 4;
 
 }  // namespace
 
@@ -281,7 +283,7 @@ bool Drafter::accept(Request& request, std::span<const int32_t> tokens) {
 void Drafter::observe_all(const Batch& batch) {
   for (size_t row = 0; row < batch.rows.size(); ++row) {
     Request& request = *batch.rows[row];
-    if (row + 4 < batch.rows.size()) policy_->prefetch(batch.rows[row + 4]->context);
+    if (row + kAhead < batch.rows.size()) policy_->prefetch(batch.rows[row + kAhead]->context);
     policy_->observe(request.context, batch.added(row), request.verdict.sure);
   }
 }

@@ -76,7 +76,7 @@ class Drafter {
     uint32_t drafted = 0;   // how many tokens that were
     FrozenCursor cursor;    // in the history
     SharedContext context;  // in the shared index
-    Rejoin rejoin;
+    Rejoin rejoin;          // the group's text that it departed from
     std::shared_ptr<LiveIndex> live;
     std::shared_ptr<const FrozenIndex> history;
     std::vector<int32_t> tokens;   // of the response so far: a history that comes late needs them

@@ -243,8 +243,9 @@ BlendPolicy::Draft BlendPolicy::draft(const Request& request, uint32_t horizon, 
     survival *= chosen.probability;
     if (survival < min_survival) return draft;
     if (position == 0) {
-      const bool by_live = contexts.longest[1] > contexts.longest[0];
-      const bool by_history = contexts.longest[0] > 0;
+      const bool by_history = contexts.longest[0] > 0 && contexts.longest[0] >= contexts.longest[1];
+      // Without any longest match the text that may be rejoined may still be what tells; it is the group's.
+      const bool by_live = !by_history && (contexts.longest[1] > 0 || contexts.best[kRejoin] == chosen.token);
       draft.source = by_live ? Source::kLive : by_history ? Source::kHistory : Source::kShared;
       draft.match_length = contexts.longest[by_live ? 1 : by_history ? 0 : 2];
     }

@@ -129,21 +129,23 @@ TEST(LiveIndex, AKeptPlaceStillLeadsAlongItsText) {
 }
 
 // What a second response is drafted after it wrote a token that nobody wrote.
-Tokens drafted_after_another_token(const BlendOptions& options) {
+DraftBatch drafted_after_another_token(const BlendOptions& options) {
   Drafter drafter(0.05f, 1, &options);
   const auto live = std::make_shared<LiveIndex>(Tokens{1, 2}, 0, 64);
   const Tokens handles{drafter.open(live, count_up(10, 40), nullptr), drafter.open(live, {}, nullptr)};
   Tokens tokens = count_up(10, 20);
   drafter.step(handles, tokens, Tokens{0, 0, 10}, Tokens{0, 4}, -1);
-  return drafter.step(handles, Tokens{kOther}, Tokens{0, 0, 1}, Tokens{0, 4}, -1).tokens;
+  return drafter.step(handles, Tokens{kOther}, Tokens{0, 0, 1}, Tokens{0, 4}, -1);
 }
 
 TEST(BlendPolicy, RejoinsASiblingThatItDepartedFrom) {
   BlendOptions options;
   options.shared = false;
-  EXPECT_EQ(drafted_after_another_token(options).front(), 21);
+  const DraftBatch batch = drafted_after_another_token(options);
+  EXPECT_EQ(batch.tokens.front(), 21);
+  EXPECT_EQ(batch.sources[1], static_cast<uint8_t>(Source::kLive));  // not the shared index, which is off
   options.rejoin = false;
-  EXPECT_EQ(drafted_after_another_token(options), Tokens{});
+  EXPECT_EQ(drafted_after_another_token(options).tokens, Tokens{});
 }
 
 TEST(SharedIndex, SparseContextsSeeAroundWhatDiffers) {
